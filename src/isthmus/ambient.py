@@ -1,0 +1,421 @@
+"""The normalised density in R^D around the manifold.
+
+The generative model: a component k ~ w of the latent mixture, a code `z ~ N(m_k, S_k)`, and `x = g(z) + e` with
+`e ~ N(0, Sigma_k)`. (A latent that is no Gaussian mixture is one component; an isotropic Sigma is shared by all.) Its
+density in R^D is normalised whatever the encoder does, so it can be compared across d and with every other density on
+R^D. The encoder only says where to look. Two evaluations, both deterministic, both in nats:
+
+* `linearised`: the decoder is replaced by its tangent at `z0 = f(x)`. With J = g'(z0), r = x - g(z0), and the latent's
+  log density expanded at z0 as `a_k + h_k (z - z0) - 1/2 (z - z0)^T H_k (z - z0)`,
+
+      log p_k(x) = a_k + log N(r; 0, Sigma_k) + d/2 log(2 pi) - 1/2 log det M_k + 1/2 b_k^T M_k^-1 b_k,
+      M_k = H_k + J^T Sigma_k^-1 J,     b_k = h_k + J^T Sigma_k^-1 r,
+
+  which is exact for a Gaussian mixture and a linear decoder, and Laplace's approximation for other latents.
+* `importance_sampled`: the same Gaussians, N(z0 + M_k^-1 b_k, M_k^-1), slightly widened and with a broad component
+  beside them, as proposal for the true integral over z. Its ratio to the linearised model's own integral, sampled at the
+  same fixed quasi-random points, corrects the linearised value; so it is exact for a linear decoder too, and a row's value
+  never depends on the other rows.
+
+With a linear decoder both equal probabilistic PCA, or with a mixture a mixture of factor analysers.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.quasirandom import SobolEngine
+from zuko.distributions import Mixture
+
+from isthmus.autodiff import jacobian
+from isthmus.errors import InputError
+from isthmus.flow import Context, Flow
+
+__all__ = ["NOISES", "Ambient", "ComponentNoise", "Estimate", "IsotropicNoise", "Noise", "gaussian_components", "log_normal"]
+
+LOG_2PI = math.log(2 * math.pi)
+
+# Numbers (not rows) held at once by one chunk of rows: 16 million float64 are 128 MB.
+_CHUNK_NUMBERS = 16_000_000
+
+# Proposal of the importance-sampled density: standard deviations are widened by this factor, and this share of the
+# points is drawn from the whole latent distribution, in case the encoder looks in the wrong place.
+_WIDENING = 1.1
+_DEFENSIVE_SHARE = 0.1
+_DEFENSIVE_WIDENING = 1.25
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo value and its standard error, both (batch,) in nats."""
+
+    value: Float[Tensor, " batch"]
+    standard_error: Float[Tensor, " batch"]
+
+
+class Noise(nn.Module, ABC):
+    """The Gaussian noise off the manifold, one covariance Sigma_k a component, or one for all (K = 1)."""
+
+    @abstractmethod
+    def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K D"]:
+        """`Sigma_k^(-1/2) v` for each component."""
+
+    @abstractmethod
+    def half_log_det(self) -> Float[Tensor, " K"]:
+        """`1/2 log det Sigma_k`, (K,) in nats."""
+
+    @abstractmethod
+    def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
+        """`Sigma_k^(1/2) e` with k the component of each row."""
+
+
+@final
+class IsotropicNoise(Noise):
+    """`Sigma = sigma^2 I`, the same for every component.
+
+    Args:
+        data_dim: D.
+        sigma: standard deviation per direction, > 0, in units of x.
+
+    Example:
+        >>> IsotropicNoise(3, sigma=0.5).whiten(torch.ones(3))
+        tensor([[2., 2., 2.]])
+    """
+
+    def __init__(self, data_dim: int, sigma: float = 1.0) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise InputError(
+                f"expected sigma > 0, the standard deviation of the noise; got {sigma}; give a positive one"
+            )
+        self.data_dim = data_dim
+        self.sigma: Tensor
+        self.register_buffer("sigma", torch.tensor(float(sigma)))
+
+    def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch 1 D"]:
+        """`v / sigma`."""
+        return (v / self.sigma).unsqueeze(-2)
+
+    def half_log_det(self) -> Float[Tensor, " 1"]:
+        """`D log sigma`."""
+        return self.data_dim * self.sigma.log().unsqueeze(0)
+
+    def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
+        """`sigma e`."""
+        return self.sigma * e
+
+
+@final
+class ComponentNoise(Noise):
+    """One full covariance for each component of the latent mixture.
+
+    Args:
+        data_dim: D.
+        components: number of components K.
+
+    Example:
+        >>> noise = ComponentNoise(2, 3)
+        >>> noise.set_covariances(torch.eye(2).repeat(3, 1, 1) * 4)
+        >>> noise.half_log_det().exp()
+        tensor([4., 4., 4.])
+    """
+
+    def __init__(self, data_dim: int, components: int) -> None:
+        super().__init__()
+        self.scale_tril: Tensor
+        self.whitening: Tensor
+        self.register_buffer("scale_tril", torch.eye(data_dim).repeat(components, 1, 1))
+        self.register_buffer("whitening", torch.eye(data_dim).repeat(components, 1, 1))
+
+    def set_covariances(self, covariances: Float[Tensor, "K D D"]) -> None:
+        """Set every Sigma_k; each must be positive definite."""
+        self.scale_tril = torch.linalg.cholesky(covariances)
+        eye = torch.eye(covariances.shape[1], dtype=covariances.dtype, device=covariances.device)
+        self.whitening = torch.linalg.solve_triangular(self.scale_tril, eye.expand_as(covariances), upper=False)
+
+    def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K D"]:
+        """`L_k^-1 v` with L_k the Cholesky factor of Sigma_k."""
+        K, D, _ = self.whitening.shape
+        return (v @ self.whitening.reshape(K * D, D).mT).unflatten(-1, (K, D))
+
+    def half_log_det(self) -> Float[Tensor, " K"]:
+        """The sum of the logarithms of the diagonal of L_k."""
+        return self.scale_tril.diagonal(dim1=1, dim2=2).log().sum(1)
+
+    def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
+        """`L_k e`."""
+        return (self.scale_tril[component] @ e.unsqueeze(-1)).squeeze(-1)
+
+
+NOISES: dict[str, Callable[..., Noise]] = {"isotropic": IsotropicNoise, "component": ComponentNoise}
+
+
+class _Posterior(NamedTuple):
+    """The linearised model at each row: log p_k(x), and the Gaussian posterior of z given x and k."""
+
+    log_joint: Float[Tensor, "batch K"]
+    mean: Float[Tensor, "batch K d"]
+    tril: Float[Tensor, "batch K d d"]  # Cholesky factor of the posterior precision M_k
+
+
+class _Expansion(NamedTuple):
+    """Log density of each latent component to second order at z0: value, gradient, minus the Hessian."""
+
+    a: Float[Tensor, "batch K"]
+    h: Float[Tensor, "batch K d"]
+    H: Float[Tensor, "batch K d d"]
+
+
+@final
+class Ambient(nn.Module):
+    """The density in R^D of a flow with noise off its manifold.
+
+    Args:
+        flow: the flow; its latent density may have been refitted to the codes.
+        noise: the noise off the manifold. One with several components needs a mixture latent with as many.
+
+    Example:
+        >>> from isthmus.flows import FreeFormFlow
+        >>> from isthmus.networks import mlp_pair
+        >>> flow = FreeFormFlow(*mlp_pair(3, 1), data_dim=3, latent_dim=1)
+        >>> ambient = Ambient(flow, IsotropicNoise(3, sigma=0.1))
+        >>> ambient.linearised(torch.zeros(4, 3)).shape, ambient.importance_sampled(torch.zeros(4, 3)).value.shape
+        (torch.Size([4]), torch.Size([4]))
+    """
+
+    def __init__(self, flow: Flow, noise: Noise) -> None:
+        super().__init__()
+        self.flow, self.noise = flow, noise
+
+    @torch.no_grad()
+    def linearised(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
+        """Log density at x with the decoder replaced by its tangent at f(x), (batch,) in nats."""
+        return torch.cat([self._posterior(a, b).log_joint.logsumexp(1) for a, b in self._chunks(x, c)])
+
+    @torch.no_grad()
+    def importance_sampled(
+        self, x: Float[Tensor, "batch D"], c: Context = None, *, n_points: int = 128, seed: int = 0
+    ) -> Estimate:
+        """Log density at x by importance sampling over the codes, with its standard error.
+
+        Up to the sampling error this is the density of the true, curved model; in expectation it lies below it
+        (Jensen). The standard error treats the quasi-random points as independent, which is pessimistic.
+
+        Args:
+            x: data, (batch, D).
+            c: context, (batch, C), or None.
+            n_points: decoder evaluations a row; a power of two spreads them most evenly.
+            seed: of the scrambling of the quasi-random points, the same for all rows.
+
+        Returns:
+            Value and standard error, (batch,) in nats.
+        """
+        points = SobolEngine(self.flow.latent_dim + 1, scramble=True, seed=seed).draw(n_points, dtype=torch.float64)
+        points = points.clamp(1e-9, 1 - 1e-9).to(x)
+        parts = [self._sampled(a, b, points) for a, b in self._chunks(x, c, n_points)]
+        return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def posterior_mean(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
+        """Mean code given x under the linearised model, (batch, d): f(x), moved to where latent and noise agree."""
+
+        def mean(p: _Posterior) -> Tensor:
+            return (p.log_joint.softmax(1).unsqueeze(2) * p.mean).sum(1)
+
+        return torch.cat([mean(self._posterior(a, b)) for a, b in self._chunks(x, c)])
+
+    @torch.no_grad()
+    def sample(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n D"]:
+        """Draw x = g(z) + e, (n, D); with a context one row for each of its rows.
+
+        `temperature` scales the codes and the noise.
+        """
+        base = self.flow.base(c)
+        if c is not None and c.shape[0] != n:
+            raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
+        components = gaussian_components(base)
+        if components is None:
+            z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
+            k = torch.zeros(n, dtype=torch.long, device=z.device)
+        else:
+            log_weights, means, tril = components
+            k = torch.multinomial(log_weights.exp(), n, replacement=True)
+            z = means[k] + (tril[k] @ torch.randn_like(means[k]).unsqueeze(2)).squeeze(2)
+        x = self.flow.decode(temperature * z, c)
+        return x + temperature * self.noise.color(torch.randn_like(x), k)
+
+    def _chunks(self, x: Tensor, c: Context, n_points: int = 1) -> Iterator[tuple[Tensor, Context]]:
+        d, D = self.flow.latent_dim, self.flow.data_dim
+        K = self.noise.half_log_det().shape[0]
+        components = gaussian_components(self.flow.base(None if c is None else c[:1]))
+        L = 1 if components is None else components[0].shape[0]
+        numbers = K * d * D + max(K, L) * (2 * d * d + d) + n_points * (d * d + (K + 1) * D + max(K, L) * (d + 3))
+        rows = max(1, _CHUNK_NUMBERS // numbers)
+        for start in range(0, x.shape[0], rows):
+            yield x[start : start + rows], None if c is None else c[start : start + rows]
+
+    def _posterior(self, x: Tensor, c: Context) -> _Posterior:
+        flow, noise = self.flow, self.noise
+        z0 = flow.encode(x, c)
+        x_hat, J = jacobian(flow.maps(c)[1], z0)
+        a, h, H = _expand(flow.base(c), z0)
+        W = noise.whiten(J.mT).movedim(2, 1)  # batch K d D
+        r = noise.whiten(x - x_hat)  # batch K D
+        tril = torch.linalg.cholesky(H + W @ W.mT)
+        b = h + (W @ r.unsqueeze(3)).squeeze(3)
+        half = torch.linalg.solve_triangular(tril, b.unsqueeze(3), upper=False)
+        log_joint = (
+            a
+            - 0.5 * r.square().sum(2)
+            - noise.half_log_det()
+            - 0.5 * (flow.data_dim - flow.latent_dim) * LOG_2PI
+            - tril.diagonal(dim1=2, dim2=3).log().sum(2)
+            + 0.5 * half.square().sum((2, 3))
+        )
+        shift = torch.linalg.solve_triangular(tril.mT, half, upper=True).squeeze(3)
+        return _Posterior(log_joint, z0.unsqueeze(1) + shift, tril)
+
+    def _sampled(self, x: Tensor, c: Context, points: Float[Tensor, "S d1"]) -> Estimate:
+        posterior = self._posterior(x, c)
+        z, log_q, log_linear = _propose(posterior, self._broad(c), points)
+        batch, S, _ = z.shape
+        repeated = None if c is None else c.repeat_interleave(S, 0)
+        x_hat = self.flow.decode(z.flatten(0, 1), repeated).unflatten(0, (batch, S))
+        r = self.noise.whiten(x.unsqueeze(1) - x_hat).square().sum(3)  # batch S K
+        log_noise = -0.5 * r - self.noise.half_log_det() - 0.5 * self.flow.data_dim * LOG_2PI
+        log_p = (self._log_latent(z, repeated) + log_noise).logsumexp(2)
+        return _correct(posterior.log_joint.logsumexp(1), log_p - log_q, log_linear - log_q)
+
+    def _log_latent(self, z: Float[Tensor, "batch S d"], c: Context) -> Float[Tensor, "batch S K"]:
+        base = self.flow.base(c)
+        components = gaussian_components(base)
+        if components is None or self.noise.half_log_det().shape[0] == 1:
+            return base.log_prob(z.flatten(0, 1)).unflatten(0, z.shape[:2]).unsqueeze(2)
+        log_weights, means, tril = components
+        return log_weights + log_normal(z.unsqueeze(2) - means, tril)
+
+    def _broad(self, c: Context) -> tuple[Tensor, Tensor]:
+        """Mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density."""
+        components = gaussian_components(self.flow.base(c))
+        if components is not None:
+            log_weights, means, tril = components
+            w = log_weights.exp()
+            mean = w @ means
+            spread = means - mean
+            covariance = torch.einsum("k,kij->ij", w, tril @ tril.mT) + spread.mT @ (w.unsqueeze(1) * spread)
+            return mean, torch.linalg.cholesky(covariance)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            base = self.flow.base(None if c is None else c[:1])
+            z = base.sample(torch.Size([1024])).reshape(1024, -1)
+        return z.mean(0), torch.linalg.cholesky(z.T.cov().reshape(z.shape[1], z.shape[1]))
+
+
+def gaussian_components(base: Distribution) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Weights, means and Cholesky factors of a distribution that is a mixture of Gaussians.
+
+    Args:
+        base: a latent distribution.
+
+    Returns:
+        log weights (K,), means (K, d) and lower Cholesky factors (K, d, d), or None if it is anything else.
+
+    Example:
+        >>> from isthmus.latents import mixture
+        >>> [tuple(part.shape) for part in gaussian_components(mixture(2, components=3)())]
+        [(3,), (3, 2), (3, 2, 2)]
+    """
+    if isinstance(base, Independent) and isinstance(base.base_dist, Normal) and base.base_dist.loc.dim() == 1:
+        loc, scale = base.base_dist.loc, base.base_dist.scale
+        return torch.zeros_like(loc[:1]), loc.unsqueeze(0), scale.diag().unsqueeze(0)
+    if isinstance(base, Mixture) and isinstance(base.base, MultivariateNormal) and base.logits.dim() == 1:
+        return base.logits.log_softmax(0), base.base.loc, base.base.scale_tril
+    return None
+
+
+def log_normal(offset: Float[Tensor, "*batch d"], tril: Float[Tensor, "*batch d d"]) -> Tensor:
+    """Log density of N(0, L L^T).
+
+    Args:
+        offset: points minus the mean, (..., d).
+        tril: lower Cholesky factors L, (..., d, d), broadcast against the points.
+
+    Returns:
+        (...) in nats.
+
+    Example:
+        >>> log_normal(torch.zeros(2), torch.eye(2))
+        tensor(-1.8379)
+    """
+    half = torch.linalg.solve_triangular(tril, offset.unsqueeze(-1), upper=False).square().sum((-2, -1))
+    return -0.5 * (half + offset.shape[-1] * LOG_2PI) - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _expand(base: Distribution, z0: Float[Tensor, "batch d"]) -> _Expansion:
+    """Second-order expansion at z0; exact for Gaussian mixtures, for other densities by autograd."""
+    components = gaussian_components(base)
+    if components is not None:
+        log_weights, means, tril = components
+        offset = means - z0.unsqueeze(1)
+        precision = torch.cholesky_inverse(tril)
+        h = (precision @ offset.unsqueeze(3)).squeeze(3)
+        return _Expansion(log_weights + log_normal(offset, tril), h, precision.unsqueeze(0))
+
+    def gradient(z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            z = z if z.requires_grad else z.detach().requires_grad_()
+            return torch.autograd.grad(base.log_prob(z).sum(), z, create_graph=True)[0]
+
+    with torch.enable_grad():
+        z = z0.detach().requires_grad_()
+        h = gradient(z)
+        rows = [torch.autograd.grad(h[:, i].sum(), z, retain_graph=True)[0] for i in range(z.shape[1])]
+    H = -torch.stack(rows, 1)
+    values, vectors = torch.linalg.eigh(0.5 * (H + H.mT))
+    H = vectors @ (
+        values.clamp_min(0.0).unsqueeze(2) * vectors.mT
+    )  # a direction in which p_Z is log-convex: no precision
+    return _Expansion(base.log_prob(z0).unsqueeze(1), h.detach().unsqueeze(1), H.unsqueeze(1))
+
+
+def _propose(
+    posterior: _Posterior, broad: tuple[Tensor, Tensor], points: Float[Tensor, "S d1"]
+) -> tuple[Float[Tensor, "batch S d"], Float[Tensor, "batch S"], Float[Tensor, "batch S"]]:
+    """Codes z from the widened posteriors and the broad Gaussian; log q(z); log of the linearised joint p(x, z)."""
+    log_joint, mean, tril = posterior
+    batch, K, d = mean.shape
+    center, spread = broad
+    covariance_tril = torch.linalg.solve_triangular(tril.mT, torch.eye(d).to(tril), upper=True)  # L^-T
+    scales = torch.cat([_WIDENING * covariance_tril, (_DEFENSIVE_WIDENING * spread).expand(batch, 1, d, d)], 1)
+    means = torch.cat([mean, center.expand(batch, 1, d)], 1)
+    shares = torch.cat(
+        [(1 - _DEFENSIVE_SHARE) * log_joint.softmax(1), log_joint.new_full((batch, 1), _DEFENSIVE_SHARE)], 1
+    )
+    index = torch.searchsorted(shares.cumsum(1).contiguous(), points[:, 0].expand(batch, -1).contiguous()).clamp_max(K)
+    e = torch.special.ndtri(points[:, 1:])
+    row = torch.arange(batch, device=mean.device).unsqueeze(1)
+    z = means[row, index] + torch.einsum("bsij,sj->bsi", scales[row, index], e)
+    offset = z.unsqueeze(2) - mean.unsqueeze(1)  # batch S K d
+    half = torch.einsum("bkji,bskj->bski", tril, offset).square().sum(3)
+    log_det = tril.diagonal(dim1=2, dim2=3).log().sum(2).unsqueeze(1)
+    log_linear = (log_joint.unsqueeze(1) + log_det - 0.5 * (half + d * LOG_2PI)).logsumexp(2)
+    log_narrow = log_det - d * math.log(_WIDENING) - 0.5 * (half / _WIDENING**2 + d * LOG_2PI)
+    log_broad = log_normal(z - center, _DEFENSIVE_WIDENING * spread)
+    log_q = (torch.cat([log_narrow, log_broad.unsqueeze(2)], 2) + shares.log().unsqueeze(1)).logsumexp(2)
+    return z, log_q, log_linear
+
+
+def _correct(
+    log_linearised: Float[Tensor, " batch"],
+    log_weight: Float[Tensor, "batch S"],
+    log_control: Float[Tensor, "batch S"],
+) -> Estimate:
+    """The linearised value times the ratio of the sampled integrals, with its standard error by the delta method."""
+    S = log_weight.shape[1]
+    total, control = log_weight.logsumexp(1), log_control.logsumexp(1)
+    difference = (log_weight - total.unsqueeze(1)).exp() - (log_control - control.unsqueeze(1)).exp()
+    return Estimate(log_linearised + total - control, S**0.5 * difference.std(1))

@@ -1,0 +1,173 @@
+"""Directional derivatives and Jacobians of batched maps.
+
+A map `f` takes `x` (batch, n) to `y` (batch, m), row by row: row b of `y` depends on row b of `x` alone, so that one
+product with a batch of vectors gives one product per row. `f'(x)` is the m x n Jacobian of a row.
+
+* `push` is the Jacobian-vector product `f'(x) v` (forward mode),
+* `pull` is the vector-Jacobian product `w^T f'(x)` (reverse mode),
+* `jacobian` is all of `f'(x)`, column by column or row by row, whichever are fewer.
+
+All three are differentiable again, share one primal pass between many vectors, and compile under
+`torch.compile(fullgraph=True)`. Attention runs through its mathematical kernel, the only one with a forward-mode rule.
+Where an operator has no forward-mode rule, or refuses to be transformed by `torch.func` at all, both products are
+computed by ordinary reverse-mode autograd instead: the same numbers, at a higher price.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+__all__ = ["jacobian", "pull", "pullback", "push"]
+
+Map = Callable[[Tensor], Tensor]
+
+# What torch.func raises for an operator that it cannot transform; the fallback runs `f` again, so an error of the
+# user's own map is raised there in its own words.
+_UNTRANSFORMABLE = (NotImplementedError, RuntimeError)
+
+
+def push(f: Map, x: Float[Tensor, "batch n"], v: Float[Tensor, "*K batch n"]) -> tuple[Tensor, Tensor]:
+    """Value and Jacobian-vector product: `f(x)` and `f'(x) v`.
+
+    Args:
+        f: a map of batches, (batch, n) -> (batch, m), independent from row to row.
+        x: the points, (batch, n).
+        v: one vector a row, (batch, n), or K of them, (K, batch, n); K share one primal pass.
+
+    Returns:
+        `f(x)`, (batch, m), and `f'(x) v`, (batch, m) or (K, batch, m).
+
+    Example:
+        >>> y, dy = push(torch.sin, torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]))
+        >>> dy
+        tensor([[1., 2.]])
+    """
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            if v.dim() == x.dim():
+                return torch.func.jvp(f, (x,), (v,))
+            if v.shape[0] == 1:
+                y, u = torch.func.jvp(f, (x,), (v[0],))
+                return y, u.unsqueeze(0)
+            return torch.func.vmap(lambda t: torch.func.jvp(f, (x,), (t,)), out_dims=(None, 0))(v)
+    except torch.OutOfMemoryError:
+        raise
+    except _UNTRANSFORMABLE:
+        return _push_by_reverse_mode(f, x, v)
+
+
+def pull(f: Map, x: Float[Tensor, "batch n"], w: Float[Tensor, "*K batch m"]) -> tuple[Tensor, Tensor]:
+    """Value and vector-Jacobian product: `f(x)` and `w^T f'(x)`.
+
+    Args:
+        f: a map of batches, (batch, n) -> (batch, m), independent from row to row.
+        x: the points, (batch, n).
+        w: one covector a row, (batch, m), or K of them, (K, batch, m); K share one primal pass.
+
+    Returns:
+        `f(x)`, (batch, m), and `w^T f'(x)`, (batch, n) or (K, batch, n).
+
+    Example:
+        >>> y, g = pull(lambda x: x.prod(dim=1, keepdim=True), torch.tensor([[2.0, 3.0]]), torch.ones(1, 1))
+        >>> g
+        tensor([[3., 2.]])
+    """
+    y, transpose = pullback(f, x)
+    return y, transpose(w)
+
+
+def pullback(f: Map, x: Float[Tensor, "batch n"]) -> tuple[Tensor, Map]:
+    """Value and the function `w -> w^T f'(x)`, for covectors that depend on the value.
+
+    Args:
+        f: a map of batches, (batch, n) -> (batch, m), independent from row to row.
+        x: the points, (batch, n).
+
+    Returns:
+        `f(x)`, (batch, m), and a function from covectors, (batch, m) or (K, batch, m), to products.
+
+    Example:
+        >>> z, transpose = pullback(lambda x: x**2, torch.tensor([[3.0]]))
+        >>> transpose(z)
+        tensor([[54.]])
+    """
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            y, function = torch.func.vjp(f, x)
+    except torch.OutOfMemoryError:
+        raise
+    except _UNTRANSFORMABLE:
+        y, function = _pullback_by_autograd(f, x)
+    dim = x.dim()
+    return y, lambda w: function(w)[0] if w.dim() == dim else _each(lambda t: function(t)[0], w)
+
+
+def jacobian(
+    f: Map, x: Float[Tensor, "batch n"], *, chunk: int | None = None
+) -> tuple[Float[Tensor, "batch m"], Float[Tensor, "batch m n"]]:
+    """Value and Jacobian of every row, in forward mode when n <= m and in reverse mode otherwise.
+
+    Args:
+        f: a map of batches, (batch, n) -> (batch, m), independent from row to row.
+        x: the points, (batch, n).
+        chunk: how many columns (or rows) of the Jacobian are computed at a time; all by default. Memory grows with it.
+
+    Returns:
+        `f(x)`, (batch, m), and `f'(x)`, (batch, m, n).
+
+    Example:
+        >>> y, J = jacobian(lambda x: torch.cat([x, x**2], dim=1), torch.tensor([[3.0]]))
+        >>> J
+        tensor([[[1.],
+                 [6.]]])
+    """
+    batch, n = x.shape
+    with torch.no_grad():
+        m = f(x[:1]).shape[1]
+    size = min(n, m)
+    basis = torch.eye(size, dtype=x.dtype, device=x.device).unsqueeze(1).expand(size, batch, size)
+    if n <= m:
+        blocks = [push(f, x, v) for v in basis.split(chunk or size)]
+        return blocks[0][0], torch.cat([block for _, block in blocks]).permute(1, 2, 0)
+    y, transpose = pullback(f, x)
+    return y, torch.cat([transpose(w) for w in basis.split(chunk or size)]).permute(1, 0, 2)
+
+
+def _each(linear: Map, vectors: Float[Tensor, "K batch m"]) -> Float[Tensor, "K batch n"]:
+    """A linear map of each of K vectors at once, or one after the other where vmap cannot."""
+    if vectors.shape[0] == 1:
+        return linear(vectors[0]).unsqueeze(0)
+    try:
+        return torch.func.vmap(linear)(vectors)
+    except torch.OutOfMemoryError:
+        raise
+    except _UNTRANSFORMABLE:
+        return torch.stack([linear(vector) for vector in vectors])
+
+
+def _pullback_by_autograd(f: Map, x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        y = f(x)
+
+    def transpose(w: Tensor) -> tuple[Tensor]:
+        with torch.enable_grad():
+            return torch.autograd.grad(y, x, w, create_graph=True, materialize_grads=True)
+
+    return y, transpose
+
+
+def _push_by_reverse_mode(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`w -> w^T f'(x)` is linear, so its own transpose, applied to v, is `f'(x) v` whatever w is."""
+    y, transpose = _pullback_by_autograd(f, x)
+    with torch.enable_grad():
+        w = torch.zeros_like(y, requires_grad=True)
+        (product,) = transpose(w)
+        tangents = [
+            torch.autograd.grad(product, w, t, create_graph=True, materialize_grads=True)[0]
+            for t in v.reshape(-1, *x.shape)
+        ]
+    return y, torch.stack(tangents).reshape(*v.shape[: v.dim() - x.dim()], *y.shape)

@@ -1,0 +1,278 @@
+"""Tables on disk: one reader and one writer a format, chosen by the suffix; nothing but `InputError` gets out."""
+
+import csv
+import gzip
+import io
+import os
+import sys
+import tokenize
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from isthmus.data.tables.columns import is_number, named
+from isthmus.data.tables.wording import listed, one_line, quoted
+from isthmus.errors import InputError
+
+
+def _arrow_to_frame(table: pa.Table) -> pd.DataFrame:
+    """Decimals become float64, times of day text and dates timestamps, instead of Python objects."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            raise ValueError(f"bytes in column {field.name!r} that are not UTF-8 text")
+        if pa.types.is_decimal(field.type) or pa.types.is_time(field.type):
+            plain = pa.float64() if pa.types.is_decimal(field.type) else pa.string()
+            table = table.set_column(i, field.name, table.column(i).cast(plain))
+    frame = table.to_pandas(date_as_object=False)
+    return frame.reset_index(drop=not any(frame.index.names))
+
+
+def _headerless_width(head: bytes, delimiter: str) -> int:
+    """The number of columns where the first row holds only numbers, so is data; 0 where it is a header."""
+    rows = csv.reader(io.StringIO(head.decode("utf-8-sig", errors="replace")), delimiter=delimiter)
+    row = next((row for row in rows if any(cell.strip() for cell in row)), [])
+    try:
+        numbers = [float(cell) for cell in row if cell.strip()]
+    except ValueError:
+        return 0
+    # 0, 1, 2, .. is the header that pandas writes for a matrix
+    return 0 if len(row) > 2 and numbers == list(range(len(row))) else len(row)
+
+
+def _read_csv(source: Path | pa.Buffer, delimiter: str = "", compression: str | None = None) -> pd.DataFrame:
+    with pa.input_stream(source, compression) as stream:
+        head = stream.read(1 << 20)
+    delimiter = delimiter or next((mark for mark in ",;\t" if mark.encode() in head.split(b"\n")[0]), ",")
+    width = _headerless_width(head, delimiter)
+    options = {
+        "read_options": pa.csv.ReadOptions(column_names=[f"c{j}" for j in range(width)] or None),
+        "parse_options": pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        "convert_options": pa.csv.ConvertOptions(strings_can_be_null=True),
+    }
+    with pa.input_stream(source, compression) as stream:
+        return _arrow_to_frame(pa.csv.read_csv(stream, **options))
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    with pa.parquet.ParquetFile(path) as file:  # not read_table, which makes columns of folders called a=1
+        return _arrow_to_frame(file.read())
+
+
+def _read_feather(path: Path) -> pd.DataFrame:
+    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        table = reader.read_all()
+        table.validate(full=True)  # unlike Parquet, the format is trusted when read: a damaged file would crash Python
+        return _arrow_to_frame(table)
+
+
+def _array_to_frame(array: np.ndarray, name: str = "") -> pd.DataFrame:
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.names:
+        return pd.DataFrame(array)
+    if array.ndim == 1:
+        return pd.DataFrame({name or "c0": array})
+    if array.ndim != 2:
+        raise ValueError(f"an array of shape {array.shape}, not 2-D: reshape it to rows and columns")
+    return pd.DataFrame(array, columns=[f"{name or 'c'}{j}" for j in range(array.shape[1])])
+
+
+def _read_numpy(path: Path) -> pd.DataFrame:
+    with path.open("rb") as file:  # given a path, np.load leaves the file of a broken archive open
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return _array_to_frame(loaded)
+        return _arrays_to_frame({name: loaded[name] for name in loaded.files})
+
+
+def _arrays_to_frame(arrays: dict[str, np.ndarray]) -> pd.DataFrame:
+    if len(arrays) == 1:
+        ((name, array),) = arrays.items()
+        return _array_to_frame(array, "" if array.ndim == 2 else name)
+    if arrays.keys() == {"X", "columns"} and arrays["columns"].dtype.kind == "U":  # what write_table makes
+        return pd.DataFrame(arrays["X"], columns=arrays["columns"].tolist())
+    if len({array.shape[:1] for array in arrays.values()}) != 1 or any(a.ndim not in (1, 2) for a in arrays.values()):
+        shapes = [f"{name} {array.shape}" for name, array in arrays.items()]
+        raise ValueError(f"arrays that do not make one table, {listed(shapes)}: keep one, or arrays of equal length")
+    return pd.concat([_array_to_frame(array, name) for name, array in arrays.items()], axis=1)
+
+
+def _write_csv(frame: pd.DataFrame, stream: io.BufferedIOBase, delimiter: str = ",") -> None:
+    plain = not any(set(name) & {delimiter, '"', "\n", "\r"} for name in frame.columns)
+    options = pa.csv.WriteOptions(
+        delimiter=delimiter,
+        quoting_header="none" if plain else "needed",
+        null_string="" if frame.shape[1] > 1 else "NaN",  # an empty line would be no row
+    )
+    pa.csv.write_csv(pa.Table.from_pandas(frame, preserve_index=False), stream, options)
+
+
+def _write_csv_gz(frame: pd.DataFrame, stream: io.BufferedIOBase, delimiter: str = ",") -> None:
+    with gzip.GzipFile(fileobj=stream, mode="wb") as zipped:
+        _write_csv(frame, zipped, delimiter)
+
+
+def _write_parquet(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
+    pa.parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), stream)
+
+
+def _write_feather(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    with pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _numeric(frame: pd.DataFrame) -> np.ndarray:
+    other = [name for name, dtype in frame.dtypes.items() if not is_number(dtype)]
+    if other:
+        raise ValueError(f"columns that are not numbers, {quoted(*other)}: write .csv or .parquet")
+    same = len(set(frame.dtypes)) == 1 and isinstance(frame.dtypes.iloc[0], np.dtype)
+    return frame.to_numpy() if same else frame.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _write_npy(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
+    np.save(stream, _numeric(frame), allow_pickle=False)
+
+
+def _write_npz(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
+    np.savez(stream, X=_numeric(frame), columns=np.array(frame.columns, dtype=str))
+
+
+def _read_standard(_: Path) -> pd.DataFrame:
+    return _read_csv(pa.py_buffer(sys.stdin.buffer.read()))
+
+
+class _Format(NamedTuple):
+    read: Callable[[Path], pd.DataFrame]
+    write: Callable[[pd.DataFrame, io.BufferedIOBase], None]
+
+
+FORMATS: dict[str, _Format] = {
+    ".csv": _Format(_read_csv, _write_csv),
+    ".csv.gz": _Format(partial(_read_csv, compression="gzip"), _write_csv_gz),
+    ".tsv": _Format(partial(_read_csv, delimiter="\t"), partial(_write_csv, delimiter="\t")),
+    ".parquet": _Format(_read_parquet, _write_parquet),
+    ".feather": _Format(_read_feather, _write_feather),
+    ".arrow": _Format(_read_feather, _write_feather),
+    ".npy": _Format(_read_numpy, _write_npy),
+    ".npz": _Format(_read_numpy, _write_npz),
+}
+"""Suffix -> reader and writer; a new format is one line here."""
+
+# what the readers and writers raise over bytes that are not what the suffix says
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError, OverflowError, NotImplementedError),
+    *(SyntaxError, csv.Error, zipfile.BadZipFile, zlib.error, tokenize.TokenError, pa.ArrowException),
+)
+
+
+@contextmanager
+def _explained(expected: str, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise InputError(f"expected {expected}; got {one_line(error)}; {advice}") from error
+
+
+def _shown(path: str | Path) -> str:
+    return one_line(repr(str(path)), 400)
+
+
+def _format(path: Path) -> _Format:
+    for suffix, form in FORMATS.items():
+        if path.name.lower().endswith(suffix):
+            return form
+    advice = "rename or convert the file"
+    raise InputError(f"expected a file name that ends in {', '.join(FORMATS)}; got {_shown(path)}; {advice}")
+
+
+def _format_of_file(path: Path) -> _Format:
+    form = _format(path)
+    if os.path.isdir(path):  # unlike Path.is_dir, False and not an error for an impossible path
+        raise InputError(f"expected a file; got the directory {_shown(path)}; name a file in it")
+    if not os.path.exists(path):
+        raise InputError(f"expected a table in {_shown(path)}; got no such file; check the path")
+    return form
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    r"""Reads a table from a file, in the format that its suffix names.
+
+    A .csv file may be separated by semicolons or tabs too. If its first row holds only numbers, it has no header; its
+    columns, like those of a nameless array, are called c0, c1, ... Empty cells, NA, NaN and null are missing values.
+    In an .npz file, 1-D arrays are columns by their name and a 2-D array `a` among others is a0, a1, ...
+
+    Args:
+        path: a file that ends in one of `FORMATS`, or "-" for CSV on standard input.
+
+    Returns:
+        The table, at least one row and one column, with unique names.
+
+    Raises:
+        InputError: if there is no such file, or no table in it that can be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "points.csv").write_text("1,2.5\n3,4.5\n")
+        ...     read_table(Path(folder, "points.csv"))
+           c0   c1
+        0   1  2.5
+        1   3  4.5
+    """
+    read = _read_standard if str(path) == "-" else _format_of_file(Path(path)).read
+    shown = "standard input" if str(path) == "-" else _shown(path)
+    with _explained(f"a table in {shown}", "check that its content is what its suffix says"):
+        frame = read(Path(path))
+    if frame.empty:
+        raise InputError(f"expected at least one row and one column in {shown}; got none; check the file")
+    return named(frame, f" in {shown}")
+
+
+def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
+    """Writes a table to a file, in the format that its suffix names, at full precision and without its index.
+
+    The file appears complete or not at all: it is written under another name beside the target and then renamed.
+
+    Args:
+        frame: the table; for .npy and .npz, all numbers.
+        path: a file that ends in one of `FORMATS`; None or "-" for CSV on standard output.
+
+    Raises:
+        InputError: if the table cannot be written there, or not in that format.
+
+    Example:
+        >>> write_table(pd.DataFrame({"x": [0.1, 2.5], "colour": ["red", "blue"]}), None)
+        x,colour
+        0.1,"red"
+        2.5,"blue"
+    """
+    frame = named(frame)
+    if path is None or str(path) == "-":
+        buffer = io.BytesIO()
+        with _explained("a table to write as CSV", "convert its columns or write another format"):
+            _write_csv(frame, buffer)
+        sys.stdout.write(buffer.getvalue().decode())
+        return
+    path = Path(path)
+    form, shown = _format(path), _shown(path)
+    if not os.path.isdir(path.parent):
+        raise InputError(f"expected an existing folder for {shown}; got {_shown(path.parent)}; create it first")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        with _explained(f"to write a table to {shown}", "write elsewhere or in another format"):
+            with part.open("wb") as stream:
+                form.write(frame, stream)
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""What the errors and notes about tables are worded with: one line, a few names, the row at fault."""
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from isthmus.errors import InputError
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    r"""Whatever a library or a file said, as one printable line.
+
+    Example:
+        >>> one_line("first\n  second\x07")
+        'first second?'
+    """
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    return line if len(line) <= limit else line[:limit] + ".."
+
+
+def listed(items: Sequence[str], limit: int = 5) -> str:
+    """The first few items and the count of the others.
+
+    Example:
+        >>> listed(["a", "b", "c", "d"], limit=2)
+        'a, b and 2 more'
+    """
+    shown = ", ".join(items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def quoted(*names: object) -> str:
+    """The first few names, as Python writes them.
+
+    Example:
+        >>> quoted("age", 7)
+        "'age', 7"
+    """
+    return listed([one_line(repr(name), 60) for name in names])
+
+
+def check_known(name: str, known: Sequence[str], what: str) -> None:
+    """Raises for a name that is not among those known, and proposes the nearest.
+
+    Example:
+        >>> check_known("digitt", ["digit", "x"], "a column")
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected a column; got 'digitt'; did you mean 'digit'? There are 'digit', 'x'
+    """
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f"did you mean {quoted(*nearest)}? There are {quoted(*known)}"
+        raise InputError(f"expected {what}; got {quoted(name)}; {hint}")
+
+
+def reject(bad: Bool[np.ndarray, " n"], series: pd.Series, expected: str, advice: str) -> None:
+    """Raises for the first row that is `bad`; a series of one value needs no row number.
+
+    Example:
+        >>> ages = pd.Series([30.0, -1.0], name="age")
+        >>> reject((ages < 0).to_numpy(), ages, "positive numbers", "correct that row")
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected positive numbers in column 'age'; got -1.0 in row 1 (counted from 0); ...
+    """
+    if bad.any():
+        row = int(bad.argmax())
+        value = series.iloc[row]
+        value = value.item() if isinstance(value, np.generic) else value
+        got = "a missing value" if np.ndim(value) == 0 and pd.isna(value) else quoted(value)
+        where = f" in row {row} (counted from 0)" if len(series) > 1 else ""
+        raise InputError(f"expected {expected} in column {quoted(series.name)}; got {got}{where}; {advice}")

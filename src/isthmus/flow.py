@@ -1,0 +1,101 @@
+"""The contract of a flow: an encoder, a decoder, a latent density, and the change of volume between them.
+
+`x` is data (batch, D), `z` a latent code (batch, d), `c` a context (batch, C) or None, `x_hat = g(f(x))`. The density
+that a flow defines is the *manifold density*: the density of `x_hat` with respect to d-dimensional volume on the
+learned manifold `g(R^d)`,
+
+    log p(x_hat) = log p_Z(z) - log_volume,        z = f(x),
+
+in nats. It is not a density of x in R^D, and values for different d cannot be compared; `isthmus.ambient` has that one.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from zuko.lazy import LazyDistribution
+
+from isthmus import latents
+from isthmus.errors import InputError
+from isthmus.volume import Map, Volume
+
+__all__ = ["Flow"]
+
+Context = Float[Tensor, "batch C"] | None
+
+
+class Flow(nn.Module, ABC):
+    """Implementing a flow:
+
+    * call `super().__init__(data_dim, latent_dim, context_dim, latent)`;
+    * write `encode(x, c)`, `decode(z, c)` and `volume(x, c)`, the last usually by one function of `isthmus.volume`;
+    * add the class to `FLOWS` in `isthmus/flows/__init__.py`; every property test then runs on it.
+
+    Concrete flows are final: to change one, wrap it. A flow knows no objective and no data.
+
+    Args:
+        data_dim: D.
+        latent_dim: d, 1 <= d <= D.
+        context_dim: number of context columns C, 0 for none.
+        latent: density of the codes, a zuko lazy distribution over R^d; the standard normal by default.
+
+    Raises:
+        InputError: d is not in 1..D.
+    """
+
+    def __init__(
+        self, data_dim: int, latent_dim: int, context_dim: int = 0, latent: LazyDistribution | None = None
+    ) -> None:
+        super().__init__()
+        if not 1 <= latent_dim <= data_dim:
+            raise InputError(
+                f"expected 1 <= latent dimension <= {data_dim}, the number of columns; got {latent_dim}; choose it smaller"
+            )
+        self.data_dim, self.latent_dim, self.context_dim = data_dim, latent_dim, context_dim
+        self.latent = latent if latent is not None else latents.normal(latent_dim)
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
+        """The code `z = f(x)`, (batch, d)."""
+
+    @abstractmethod
+    def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
+        """The point `g(z)` of the manifold, (batch, D)."""
+
+    @abstractmethod
+    def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
+        """Code, reconstruction and the exact `log_volume = 1/2 log det(g'^T g')` at z = f(x), (batch,) in nats."""
+
+    def maps(self, c: Context = None) -> tuple[Map, Map]:
+        """Encoder and decoder as functions of one argument, the context bound: what `isthmus.volume` works on."""
+        return lambda x: self.encode(x, c), lambda z: self.decode(z, c)
+
+    def base(self, c: Context = None) -> Distribution:
+        """The latent density given the context."""
+        return self.latent(c)
+
+    def log_prob(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
+        """Manifold density `log p_Z(z) - log_volume` of the reconstruction of x, (batch,) in nats."""
+        z, _, log_volume = self.volume(x, c)
+        return self.base(c).log_prob(z) - log_volume
+
+    @torch.no_grad()
+    def sample(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n D"]:
+        """Points g(z) of the manifold, (n, D), z ~ p_Z scaled by `temperature`; with a context one point for each row.
+
+        Raises:
+            InputError: a context is given that has not n rows.
+        """
+        if c is None:
+            return self.decode(temperature * self.base().sample(torch.Size([n])))
+        if c.shape[0] != n:
+            raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
+        base = self.base(c)
+        z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
+        return self.decode(temperature * z, c)
+
+    def reconstruct(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch D"]:
+        """The point of the manifold that x is mapped to, `x_hat = g(f(x))`, (batch, D)."""
+        return self.decode(self.encode(x, c), c)

@@ -1,0 +1,15 @@
+"""The catalogue of flows, one file a family.
+
+A new flow is a new file here with a final subclass of `isthmus.flow.Flow`, and a line in `FLOWS`.
+"""
+
+from isthmus.flow import Flow
+from isthmus.flows.freeform import FreeFormFlow
+from isthmus.flows.rectangular import RectangularFlow
+
+__all__ = ["FLOWS", "FreeFormFlow", "RectangularFlow"]
+
+FLOWS: dict[str, type[Flow]] = {
+    "freeform": FreeFormFlow,
+    "rectangular": RectangularFlow,
+}

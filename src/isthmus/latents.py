@@ -1,0 +1,155 @@
+"""Base densities p_Z on the latent space R^d, as zuko lazy distributions.
+
+A latent is a module; called with a context (or None) it returns a torch distribution over vectors of length d. What
+zuko has is used from zuko; here are the multivariate Student-t, which neither torch nor zuko has, and one constructor
+per kind, so that a kind can be named in a recipe and rebuilt from a file.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import zuko
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Chi2, Distribution, MultivariateNormal, constraints
+from zuko.distributions import DiagNormal, Mixture
+from zuko.lazy import LazyDistribution, UnconditionalDistribution
+
+from isthmus.errors import InputError
+
+__all__ = ["LATENTS", "MultivariateStudentT", "flow", "mixture", "normal", "student_t"]
+
+
+class MultivariateStudentT(Distribution):
+    """The spherical Student-t on R^d: `z = e sqrt(df / s)`, `e ~ N(0, I)`, `s ~ chi^2(df)`, one s for all columns.
+
+    `log p(z) = lgamma((df + d)/2) - lgamma(df/2) - d/2 log(df pi) - (df + d)/2 log(1 + |z|^2/df)`, in nats. It is not a
+    product of d univariate Student-t densities: its columns are dependent through s.
+
+    Args:
+        df: degrees of freedom, > 0, a tensor without dimensions.
+        dim: d >= 1.
+
+    References:
+        Kotz, Nadarajah (2004), Multivariate t Distributions and Their Applications, equation 1.1.
+
+    Example:
+        >>> MultivariateStudentT(torch.tensor(1.0), 1).log_prob(torch.zeros(1)).exp() * torch.pi
+        tensor(1.0000)
+    """
+
+    arg_constraints = {"df": constraints.positive}  # noqa: RUF012 (torch's own convention)
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, df: Tensor, dim: int) -> None:
+        self.df = df
+        super().__init__(event_shape=torch.Size([dim]), validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+        """Log density in nats, (batch,), of points (batch, d)."""
+        d, df = self.event_shape[0], self.df
+        norm = torch.lgamma((df + d) / 2) - torch.lgamma(df / 2) - d / 2 * torch.log(df * math.pi)
+        return norm - (df + d) / 2 * torch.log1p(value.square().sum(-1) / df)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Float[Tensor, "*batch d"]:
+        """Draw samples of shape (*sample_shape, d)."""
+        e = torch.randn(*sample_shape, *self.event_shape, dtype=self.df.dtype, device=self.df.device)
+        s = Chi2(self.df).rsample(torch.Size(sample_shape))
+        return e * (self.df / s).sqrt().unsqueeze(-1)
+
+
+def normal(dim: int, context_dim: int = 0) -> LazyDistribution:
+    """The standard normal N(0, I) on R^d.
+
+    Args:
+        dim: d.
+        context_dim: accepted for every kind; this density does not depend on the context.
+
+    Returns:
+        A lazy distribution without parameters.
+
+    Example:
+        >>> normal(2)().log_prob(torch.zeros(2))
+        tensor(-1.8379)
+    """
+    return UnconditionalDistribution(DiagNormal, torch.zeros(dim), torch.ones(dim), buffer=True)
+
+
+def student_t(dim: int, context_dim: int = 0, *, df: float = 5.0) -> LazyDistribution:
+    """The spherical Student-t, for heavy tails; see `MultivariateStudentT`.
+
+    Args:
+        dim: d.
+        context_dim: accepted for every kind; this density does not depend on the context.
+        df: degrees of freedom, > 0.
+
+    Returns:
+        A lazy distribution without parameters.
+
+    Example:
+        >>> student_t(3)().sample((2,)).shape
+        torch.Size([2, 3])
+    """
+    if df <= 0:
+        raise InputError(f"expected degrees of freedom > 0; got {df}; 5 is a usual choice")
+    return UnconditionalDistribution(MultivariateStudentT, torch.tensor(float(df)), dim, buffer=True)
+
+
+def _gaussian_mixture(logits: Tensor, means: Tensor, scale_tril: Tensor) -> Distribution:
+    return Mixture(MultivariateNormal(means, scale_tril=scale_tril, validate_args=False), logits)
+
+
+def mixture(dim: int, context_dim: int = 0, *, components: int = 8) -> LazyDistribution:
+    """A mixture of Gaussians with full covariances; its parameters are set by `isthmus.refit`.
+
+    Args:
+        dim: d.
+        context_dim: accepted for every kind; this density does not depend on the context.
+        components: number of Gaussians, >= 1.
+
+    Returns:
+        A lazy distribution with the buffers `logits` (K,), `means` (K, d) and `scale_tril` (K, d, d).
+
+    Example:
+        >>> mixture(2, components=3)().log_prob(torch.zeros(2))  # not fitted yet: three times N(0, I)
+        tensor(-1.8379)
+    """
+    return UnconditionalDistribution(
+        _gaussian_mixture,
+        logits=torch.zeros(components),
+        means=torch.zeros(components, dim),
+        scale_tril=torch.eye(dim).repeat(components, 1, 1),
+        buffer=True,
+    )
+
+
+def flow(dim: int, context_dim: int = 0, *, transforms: int = 3, width: int = 64) -> LazyDistribution:
+    """A neural spline flow on R^d from zuko, learnt; conditional where there is a context.
+
+    Args:
+        dim: d.
+        context_dim: length of the context, 0 for none.
+        transforms: number of autoregressive spline layers, >= 1.
+        width: width of the two hidden layers of each.
+
+    Returns:
+        A lazy distribution with parameters.
+
+    References:
+        Durkan, Bekasov, Murray, Papamakarios (2019), Neural Spline Flows, arXiv 1906.04032.
+
+    Example:
+        >>> flow(2)().event_shape
+        torch.Size([2])
+    """
+    return zuko.flows.NSF(dim, context_dim, transforms=transforms, hidden_features=(width, width))
+
+
+LATENTS: dict[str, Callable[..., LazyDistribution]] = {
+    "normal": normal,
+    "student_t": student_t,
+    "mixture": mixture,
+    "flow": flow,
+}

@@ -1,0 +1,254 @@
+"""A finished model: column preparation, flow and noise together, in the user's own units.
+
+Inside, columns are standardised; outside, everything is in the user's units: data, samples, and densities, whose
+log-determinant of the preparation is always included. Computation is in float64, so that the score of a row does not
+depend on the rows beside it.
+"""
+
+from collections.abc import Callable
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from isthmus.ambient import Ambient, Estimate
+from isthmus.errors import InputError
+from isthmus.flow import Context, Flow
+from isthmus.volume import exact
+
+__all__ = ["Columns", "Model"]
+
+_ROWS = 4096
+
+Density = Literal["ambient", "linearised", "manifold"]
+
+
+@final
+class Columns(nn.Module):
+    """The affine preparation of columns: `x = mean + scale * u`, u standardised, constant columns left out.
+
+    Args:
+        n_columns: number of the user's columns.
+
+    Attributes:
+        mean: (n_columns,) in the user's units; of a constant column its value.
+        scale: (n_columns,) in the user's units, > 0.
+        kept: (n_columns,) whether a column varies; only those enter the flow.
+        integer: (n_columns,) whether all values are integers; training spreads them, samples are rounded.
+        low, high: (n_columns,) range of the values seen; samples of integer columns are kept within it.
+
+    Example:
+        >>> columns = Columns.learn(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
+        >>> columns.kept.tolist(), columns.standardise(torch.tensor([[3.0, 7.0]])).tolist()
+        ([True, False], [[1.0]])
+    """
+
+    mean: Tensor
+    scale: Tensor
+    kept: Tensor
+    integer: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, n_columns: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_columns))
+        self.register_buffer("scale", torch.ones(n_columns))
+        self.register_buffer("kept", torch.ones(n_columns, dtype=torch.bool))
+        self.register_buffer("integer", torch.zeros(n_columns, dtype=torch.bool))
+        self.register_buffer("low", torch.full((n_columns,), -torch.inf))
+        self.register_buffer("high", torch.full((n_columns,), torch.inf))
+
+    @classmethod
+    def learn(
+        cls, x: Float[Tensor, "batch n"], *, standardise: bool = True, dequantise: bool = True, drop: bool = True
+    ) -> "Columns":
+        """Means, standard deviations, constant and integer columns of a table.
+
+        Args:
+            x: data in the user's units, (batch, n), float64.
+            standardise: whether to divide by the standard deviation and subtract the mean.
+            dequantise: whether to look for columns of integers.
+            drop: whether columns that never vary are left out.
+
+        Returns:
+            The preparation.
+
+        Raises:
+            InputError: every column is constant.
+        """
+        columns = cls(x.shape[1]).to(x)
+        mean, scale = x.mean(0), x.std(0, correction=0)
+        varies = scale > 1e-12 * x.abs().amax(0)
+        if drop:
+            if not varies.any():
+                raise InputError(
+                    f"expected a column that varies; got {x.shape[1]} constant columns in {x.shape[0]} rows; give data"
+                )
+            columns.kept = varies
+        if standardise:
+            columns.mean, columns.scale = mean, torch.where(varies, scale, 1.0)
+        columns.mean = torch.where(columns.kept, columns.mean, x[0])
+        if dequantise:
+            columns.integer = varies & (x == x.round()).all(0)
+        columns.low, columns.high = x.amin(0), x.amax(0)
+        return columns
+
+    @property
+    def dim(self) -> int:
+        """Number of columns that enter the flow."""
+        return int(self.kept.sum())
+
+    @property
+    def integer_step(self) -> Float[Tensor, " D"]:
+        """Width of an integer in standardised units, 0 for other columns, (D,)."""
+        return torch.where(self.integer, 1 / self.scale, 0.0)[self.kept]
+
+    @property
+    def log_det(self) -> Float[Tensor, ""]:
+        """`log |du/dx|` of the standardisation, in nats: to be added to a density of u."""
+        return -self.scale[self.kept].log().sum()
+
+    def standardise(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch D"]:
+        """`u = (x - mean) / scale` of the columns that vary."""
+        return ((x - self.mean) / self.scale)[:, self.kept]
+
+    def restore(self, u: Float[Tensor, "batch D"]) -> Float[Tensor, "batch n"]:
+        """`x = mean + scale * u`, constant columns filled in."""
+        x = self.mean.repeat(u.shape[0], 1)
+        x[:, self.kept] += self.scale[self.kept] * u
+        return x
+
+    def round_integers(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        """Integer columns rounded and kept within the values seen, the others as they are."""
+        return torch.where(self.integer, x.round().clamp(self.low, self.high), x)
+
+
+@final
+class Model(nn.Module):
+    """A flow with the noise off its manifold and the preparation of the user's columns.
+
+    All tensors are in the user's units, (batch, n) with n the user's columns; codes are (batch, d); densities (batch,) in
+    nats. Everything is computed in float64, in chunks of rows.
+
+    Args:
+        ambient: flow and noise, on standardised columns.
+        columns: preparation of the data's columns.
+        context_columns: preparation of the context's columns, None where there is no context.
+
+    Example:
+        >>> from isthmus.ambient import IsotropicNoise
+        >>> from isthmus.flows import FreeFormFlow
+        >>> from isthmus.networks import mlp_pair
+        >>> flow = FreeFormFlow(*mlp_pair(3, 1), data_dim=3, latent_dim=1)
+        >>> model = Model(Ambient(flow, IsotropicNoise(3, 0.1)), Columns(3))
+        >>> model.encode(torch.zeros(4, 3)).shape, model.log_prob(torch.zeros(4, 3)).dtype
+        (torch.Size([4, 1]), torch.float64)
+    """
+
+    def __init__(self, ambient: Ambient, columns: Columns, context_columns: Columns | None = None) -> None:
+        super().__init__()
+        self.ambient, self.columns, self.context_columns = ambient, columns, context_columns
+        self.requires_grad_(requires_grad=False)
+        self.double().eval()
+
+    @property
+    def flow(self) -> Flow:
+        """The flow on standardised columns."""
+        return self.ambient.flow
+
+    def encode(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, "batch d"]:
+        """Codes `f(x)`."""
+        return self._by_rows(self.flow.encode, self._inner(x), self._inner_context(c, x))
+
+    def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch n"]:
+        """Points `g(z)` of the manifold."""
+        return self.columns.restore(self._by_rows(self.flow.decode, z.to(torch.float64), self._inner_context(c, z)))
+
+    def reconstruct(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, "batch n"]:
+        """The points of the manifold that rows are mapped to, `g(f(x))`."""
+        return self.columns.restore(self._by_rows(self.flow.reconstruct, self._inner(x), self._inner_context(c, x)))
+
+    def log_prob(
+        self, x: Float[Tensor, "batch n"], c: Context = None, *, density: Density = "linearised"
+    ) -> Float[Tensor, " batch"]:
+        """Log density of each row in nats, in the user's units, the preparation's log-determinant included.
+
+        Args:
+            x: data, (batch, n).
+            c: context, (batch, C), or None.
+            density: `linearised` or `ambient` (importance-sampled), of x in R^n, constant columns left out; or
+                `manifold`, of the reconstruction of x with respect to d-dimensional volume on the learned manifold.
+
+        Returns:
+            (batch,) in nats.
+        """
+        if density == "ambient":
+            return self.importance_sampled(x, c).value
+        u, inner = self._inner(x), self._inner_context(c, x)
+        if density == "linearised":
+            return self._by_rows(self.ambient.linearised, u, inner) + self.columns.log_det
+        return self._by_rows(self._manifold, u, inner)
+
+    def importance_sampled(
+        self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128
+    ) -> Estimate:
+        """The ambient log density by importance sampling, with its standard error, (batch,) in nats, user's units."""
+        value, error = self.ambient.importance_sampled(self._inner(x), self._inner_context(c, x), n_points=n_points)
+        return Estimate(value + self.columns.log_det, error)
+
+    def sample(
+        self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0
+    ) -> Float[Tensor, "n n_columns"]:
+        """Draw rows: from the ambient density, or with `noise=False` on the manifold; integer columns are not rounded.
+
+        Args:
+            n: number of rows, >= 1.
+            c: one context row for all, or n of them; required by a conditional model.
+            noise: whether to add the noise off the manifold.
+            temperature: scale of codes and noise; 1 is the model.
+
+        Returns:
+            (n, columns) in the user's units.
+        """
+        inner = None
+        if c is not None or self.context_columns is not None:
+            c = c.expand(n, -1) if c is not None and c.shape[0] == 1 else c
+            inner = self._inner_context(c, torch.empty(n, 0))
+        source = self.ambient if noise else self.flow
+        return self.columns.restore(source.sample(n, inner, temperature=temperature))
+
+    def _manifold(self, u: Tensor, c: Context) -> Tensor:
+        encode, decode = self.flow.maps(c)
+        scale = self.columns.scale[self.columns.kept]
+        z, _, log_volume = exact(encode, lambda z: scale * decode(z), u)
+        return self.flow.base(c).log_prob(z) - log_volume
+
+    def _inner(self, x: Tensor) -> Tensor:
+        n = self.columns.mean.shape[0]
+        if x.dim() != 2 or x.shape[1] != n:
+            raise InputError(f"expected rows of {n} columns; got shape {tuple(x.shape)}; give the columns of the fit")
+        return self.columns.standardise(x.to(torch.float64))
+
+    def _inner_context(self, c: Context, rows: Tensor) -> Context:
+        if self.context_columns is None:
+            if c is not None:
+                raise InputError(f"expected no context; got {c.shape[1]} columns; this model was fitted without one")
+            return None
+        n = self.context_columns.mean.shape[0]
+        if c is None or c.shape != (rows.shape[0], n):
+            got = "none" if c is None else f"shape {tuple(c.shape)}"
+            raise InputError(f"expected {n} context columns for {rows.shape[0]} rows; got {got}; give the context")
+        return self.context_columns.standardise(c.to(torch.float64))
+
+    @torch.no_grad()
+    def _by_rows(self, function: Callable[[Tensor, Context], Tensor], x: Tensor, c: Context) -> Tensor:
+        return torch.cat(
+            [
+                function(x[start : start + _ROWS], None if c is None else c[start : start + _ROWS])
+                for start in range(0, max(1, x.shape[0]), _ROWS)
+            ]
+        )
+
+

@@ -1,0 +1,253 @@
+"""Plain encoder-decoder pairs: ordinary networks, not invertible. Any other pair of `nn.Module`s is as welcome.
+
+A pair is two modules: the encoder takes `x` (batch, D) to (batch, d), the decoder `z` (batch, d) to (batch, D); with a
+context both are called with it as a second argument. Activations are SiLU: the change of volume differentiates the
+networks twice, and a ReLU network has no second derivative.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from zuko.nn import MLP
+
+from isthmus.errors import InputError
+
+__all__ = ["NETWORKS", "Network", "ResidualBlock", "convolutional_pair", "mlp_pair", "residual_pair", "skip_pair", "start_at_principal_components"]
+
+Pair = tuple[nn.Module, nn.Module]
+
+
+class Network(nn.Module):
+    """Layers applied to the input and, where there is one, the context, joined as columns.
+
+    Args:
+        *layers: modules, applied in order to (batch, inputs + context columns).
+
+    Example:
+        >>> Network(nn.Linear(3, 2))(torch.zeros(5, 2), torch.zeros(5, 1)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Float[Tensor, "batch n"], c: Float[Tensor, "batch C"] | None = None) -> Tensor:
+        """Apply the layers to `x` (batch, n), or to `x` and `c` side by side."""
+        return self.layers(x if c is None else torch.cat([x, c], dim=1))
+
+
+class ResidualBlock(nn.Module):
+    """`x + MLP(x)`, both of width `features`."""
+
+    def __init__(self, features: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.branch = _mlp(features, features, hidden)
+
+    def forward(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        """Add the branch to `x` (batch, n)."""
+        return x + self.branch(x)
+
+
+class Skip(nn.Module):
+    """A linear map plus a network: `A x + b + scale * net(x)`, the network's share starting small.
+
+    The linear part can be set to a principal component analysis of the data (`set_linear`), so that training starts
+    from the best linear manifold and learns how the data bends away from it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.network = _mlp(inputs, outputs, hidden)
+        last = self.network[-1]
+        nn.init.normal_(last.weight, std=0.1 * last.weight.shape[1] ** -0.5)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Float[Tensor, "batch n"]) -> Tensor:
+        """Sum of both parts at `x` (batch, n)."""
+        return self.linear(x) + self.network(x)
+
+    @torch.no_grad()
+    def set_linear(self, weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"]) -> None:
+        """Set the linear part's first `weight.shape[1]` input columns; the others (context) to zero."""
+        self.linear.weight.zero_()
+        self.linear.weight[:, : weight.shape[1]] = weight
+        self.linear.bias.copy_(bias)
+
+
+def _mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> MLP:
+    return MLP(inputs, outputs, hidden, activation=nn.SiLU)
+
+
+def mlp_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: int = 256, depth: int = 2) -> Pair:
+    """Multi-layer perceptrons D -> width -> ... -> d and back.
+
+    Args:
+        data_dim: D.
+        latent_dim: d.
+        context_dim: number of context columns.
+        width: width of each hidden layer.
+        depth: number of hidden layers, >= 1.
+
+    Returns:
+        (encoder, decoder).
+
+    Example:
+        >>> encoder, decoder = mlp_pair(5, 2)
+        >>> decoder(encoder(torch.zeros(3, 5))).shape
+        torch.Size([3, 5])
+    """
+    hidden = [width] * depth
+    encoder = Network(_mlp(data_dim + context_dim, latent_dim, hidden))
+    decoder = Network(_mlp(latent_dim + context_dim, data_dim, hidden))
+    return encoder, decoder
+
+
+def residual_pair(
+    data_dim: int, latent_dim: int, context_dim: int = 0, *, width: int = 256, depth: int = 2, blocks: int = 2
+) -> Pair:
+    """The tabular networks of the paper: a perceptron between D and d, and residual blocks acting on the code.
+
+    Args:
+        data_dim: D.
+        latent_dim: d.
+        context_dim: number of context columns.
+        width: width of each hidden layer.
+        depth: number of hidden layers of the perceptron and of each block, >= 1.
+        blocks: number of residual blocks on the code, >= 0.
+
+    Returns:
+        (encoder, decoder).
+
+    References:
+        Sorrenson et al. (2024), arXiv 2306.01843, tabular experiments: width 256, depth 2, 2 blocks.
+
+    Example:
+        >>> sum(p.numel() for net in residual_pair(6, 3) for p in net.parameters())
+        407061
+    """
+    hidden, code = [width] * depth, latent_dim + context_dim
+    encoder = Network(
+        _mlp(data_dim + context_dim, latent_dim, hidden),
+        *(ResidualBlock(latent_dim, hidden) for _ in range(blocks)),
+    )
+    decoder = Network(*(ResidualBlock(code, hidden) for _ in range(blocks)), _mlp(code, data_dim, hidden))
+    return encoder, decoder
+
+
+def skip_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: int = 256, depth: int = 2) -> Pair:
+    """Perceptrons with a linear path beside them, which training can start at the principal components.
+
+    Args:
+        data_dim: D.
+        latent_dim: d.
+        context_dim: number of context columns.
+        width: width of each hidden layer.
+        depth: number of hidden layers, >= 1.
+
+    Returns:
+        (encoder, decoder).
+
+    Example:
+        >>> encoder, decoder = skip_pair(5, 2)
+        >>> decoder(encoder(torch.zeros(3, 5))).shape
+        torch.Size([3, 5])
+    """
+    hidden = [width] * depth
+    encoder = Network(Skip(data_dim + context_dim, latent_dim, hidden))
+    decoder = Network(Skip(latent_dim + context_dim, data_dim, hidden))
+    return encoder, decoder
+
+
+@torch.no_grad()
+def start_at_principal_components(encoder: nn.Module, decoder: nn.Module, x: Float[Tensor, "n D"]) -> bool:
+    """Set the linear paths of a `skip_pair` to the whitened principal components of the data.
+
+    Args:
+        encoder: f; other modules than those of `skip_pair` are left as they are.
+        decoder: g, likewise.
+        x: standardised data, (n, D).
+
+    Returns:
+        Whether there were linear paths to set.
+
+    Example:
+        >>> start_at_principal_components(*skip_pair(4, 2), torch.randn(20, 4))
+        True
+    """
+    first = [net.layers[0] if isinstance(net, Network) else None for net in (encoder, decoder)]
+    if not (isinstance(first[0], Skip) and isinstance(first[1], Skip)):
+        return False
+    d = first[0].linear.out_features
+    mean = x.mean(0)
+    _, s, Vt = torch.linalg.svd(x - mean, full_matrices=len(x) < d)
+    deviation = torch.ones(d).to(x)
+    deviation[: len(s)] = s[:d] / len(x) ** 0.5
+    deviation = deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12)
+    encode = Vt[:d] / deviation.unsqueeze(1)
+    first[0].set_linear(encode, -encode @ mean)
+    first[1].set_linear((Vt[:d] * deviation.unsqueeze(1)).mT, mean)
+    return True
+
+
+def convolutional_pair(
+    data_dim: int, latent_dim: int, context_dim: int = 0, *, shape: tuple[int, int, int], channels: int = 32
+) -> Pair:
+    """Strided convolutions with GroupNorm and SiLU for images given as flat rows of channel x height x width.
+
+    Args:
+        data_dim: D = channels x height x width of `shape`.
+        latent_dim: d.
+        context_dim: must be 0: a context cannot be joined to an image as columns.
+        shape: (channels, height, width) of the images, height and width divisible by 4.
+        channels: width of the first layer; the second has twice as many.
+
+    Returns:
+        (encoder, decoder).
+
+    Raises:
+        InputError: the shape does not fit D, or is not divisible by 4, or there is a context.
+
+    Example:
+        >>> encoder, decoder = convolutional_pair(64, 3, shape=(1, 8, 8), channels=8)
+        >>> decoder(encoder(torch.zeros(2, 64))).shape
+        torch.Size([2, 64])
+    """
+    image, height, width = shape
+    if image * height * width != data_dim or height % 4 or width % 4:
+        raise InputError(
+            f"expected an image shape with {data_dim} pixels and sides divisible by 4; got {shape}; pad or crop the images"
+        )
+    if context_dim:
+        raise InputError(f"expected no context; got {context_dim} columns; convolutional pairs are unconditional")
+    wide, inner = 2 * channels, (2 * channels, height // 4, width // 4)
+    encoder = Network(
+        nn.Unflatten(1, shape),
+        *_stage(nn.Conv2d(image, channels, 4, 2, 1), channels),
+        *_stage(nn.Conv2d(channels, wide, 4, 2, 1), wide),
+        nn.Flatten(),
+        nn.Linear(wide * height * width // 16, latent_dim),
+    )
+    decoder = Network(
+        nn.Linear(latent_dim, wide * height * width // 16),
+        nn.Unflatten(1, inner),
+        *_stage(nn.ConvTranspose2d(wide, channels, 4, 2, 1), channels),
+        nn.ConvTranspose2d(channels, image, 4, 2, 1),
+        nn.Flatten(),
+    )
+    return encoder, decoder
+
+
+def _stage(convolution: nn.Module, channels: int) -> tuple[nn.Module, ...]:
+    return convolution, nn.GroupNorm(4 if channels % 4 == 0 else 1, channels), nn.SiLU()
+
+
+NETWORKS: dict[str, Callable[..., Pair]] = {
+    "mlp": mlp_pair,
+    "residual": residual_pair,
+    "skip": skip_pair,
+    "convolutional": convolutional_pair,
+}

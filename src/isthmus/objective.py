@@ -1,0 +1,206 @@
+"""How a flow is trained: callable objects `(flow, x, c) -> Terms`, never methods of the flow.
+
+Every objective is a sum, per row and in nats where nothing else is said,
+
+    total = beta |x - x_hat|^2 + weight * (-log p_Z(z) + volume term),
+
+with the squared distance summed over columns, `beta` in nats per squared unit of x, and `weight` in [0, 1] the warm-up
+of the likelihood. The volume term is a surrogate in some objectives: only its gradient means anything, so it is named
+`surrogate` in `parts` and must not be read as a likelihood.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isthmus.errors import InputError
+from isthmus.flow import Context, Flow
+from isthmus.volume import ESTIMATORS, Surrogate, Volume, exact
+
+__all__ = ["OBJECTIVES", "ExactLikelihood", "FreeForm", "Objective", "Reconstruction", "RectangularLikelihood", "Terms"]
+
+Weight = Float[Tensor, ""] | float
+
+_START_BETA = 10.0
+
+
+class Terms(NamedTuple):
+    """Per-row values of an objective: their `total`, which training averages and differentiates, and its `parts`."""
+
+    total: Float[Tensor, " batch"]
+    parts: dict[str, Tensor]
+
+
+class Objective(ABC):
+    """Implementing an objective:
+
+    * refuse in `__init__` what cannot work, with the reason (K > d is refused where the probes are drawn);
+    * write `__call__(flow, x, c, weight)`, using only the contract of a flow and `isthmus.volume`;
+    * add the class to `OBJECTIVES` below; every property test then runs on it.
+
+    Args:
+        beta: weight of the squared reconstruction error in nats per squared unit of x, > 0, or `auto`: training then
+            sets it to 1/(2 sigma^2), sigma the standard deviation per direction of the smallest held-out residual.
+
+    Raises:
+        InputError: beta is not positive.
+    """
+
+    def __init__(self, beta: float | Literal["auto"]) -> None:
+        self.beta_follows = beta == "auto"
+        value = _START_BETA if beta == "auto" else float(beta)
+        if not 0 < value < float("inf"):
+            raise InputError(f"expected beta > 0, the weight of the squared reconstruction error; got {beta}; try 'auto'")
+        self.beta = torch.tensor(value)
+
+    @abstractmethod
+    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Per-row terms at data `x` (batch, D), the likelihood multiplied by `weight`."""
+
+
+def _terms(flow: Flow, x: Tensor, c: Context, volume: Volume | Surrogate, beta: Weight, weight: Weight) -> Terms:
+    reconstruction = (x - volume.x_hat).square().sum(1)
+    latent = -flow.base(c).log_prob(volume.z)
+    name = "log_volume" if isinstance(volume, Volume) else "surrogate"
+    total = beta * reconstruction + weight * (latent + volume[2])
+    return Terms(total, {"reconstruction": reconstruction, "latent": latent, name: volume[2]})
+
+
+
+
+@final
+class FreeForm(Objective):
+    """The paper's loss: reconstruction, and the likelihood by a surrogate for the change of volume.
+
+    Args:
+        beta: weight of the squared reconstruction error, > 0, or `auto`; at least 1/(2 sigma^2) for noise of standard
+            deviation sigma off the manifold is always enough.
+        surrogate: `encoder` (the paper), `encoder_on_manifold`, `decoder` or `conditional`.
+        K: probes a row, 1 <= K <= d.
+
+    References:
+        Sorrenson et al. (2024), arXiv 2306.01843; for `conditional` Rafae, Landwehr (2026), arXiv 2608.12084.
+
+    Example:
+        >>> import torch
+        >>> from isthmus.flows import FreeFormFlow
+        >>> from isthmus.networks import mlp_pair
+        >>> flow = FreeFormFlow(*mlp_pair(5, 2), data_dim=5, latent_dim=2)
+        >>> sorted(FreeForm(beta=10)(flow, torch.randn(8, 5)).parts)
+        ['latent', 'reconstruction', 'surrogate']
+    """
+
+    SURROGATES = ("encoder", "encoder_on_manifold", "decoder", "conditional")
+
+    def __init__(self, beta: float | Literal["auto"] = "auto", surrogate: str = "encoder", K: int = 1) -> None:
+        if surrogate not in self.SURROGATES:
+            raise InputError(f"expected a surrogate among {', '.join(self.SURROGATES)}; got {surrogate!r}; choose one")
+        super().__init__(beta)
+        self.K = K
+        self.estimator = ESTIMATORS[surrogate]
+
+    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Per-row terms at data `x` (batch, D)."""
+        return _terms(flow, x, c, self.estimator(*flow.maps(c), x, K=self.K), self.beta, weight)
+
+
+@final
+class ExactLikelihood(Objective):
+    """The exact change of volume, measured on the encoder, d products a row.
+
+    It is what the paper's surrogate estimates where f' is the pseudo-inverse of g'. The decoder's side is refused: with
+    d < D it is unbounded below for every finite beta, since a decoder that shrinks to a point gains likelihood without
+    bound and loses at most the variance of the data; with d = D the encoder's side is the same likelihood.
+
+    Args:
+        beta: weight of the squared reconstruction error, > 0, or `auto`.
+        side: whose Jacobian is measured; only `encoder` can work.
+
+    Raises:
+        InputError: beta is not positive, or the side is not the encoder's.
+
+    References:
+        Sorrenson et al. (2024), arXiv 2306.01843, section 4.2.
+
+    Example:
+        >>> ExactLikelihood(beta=5.0).beta
+        tensor(5.)
+    """
+
+    def __init__(self, beta: float | Literal["auto"] = "auto", side: str = "encoder") -> None:
+        if side != "encoder":
+            raise InputError(
+                f"expected side 'encoder'; got {side!r}: the exact likelihood measured on the decoder is unbounded below "
+                "for every beta when d < D; use side='encoder' or FreeForm"
+            )
+        super().__init__(beta)
+
+    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Per-row terms at data `x` (batch, D)."""
+        return _terms(flow, x, c, exact(*flow.maps(c), x, side="encoder", dtype=None), self.beta, weight)
+
+
+@final
+class RectangularLikelihood(Objective):
+    """The likelihood of rectangular flows by conjugate gradients, with the reconstruction error beside it.
+
+    Args:
+        beta: weight of the squared reconstruction error, > 0 (50 in the publication), or `auto`.
+        K: probes a row, 1 <= K <= d.
+        tolerance: relative residual at which the solver stops, > 0.
+        max_iterations: at most so many iterations; d by default.
+
+    References:
+        Caterini et al. (2021), arXiv 2106.01413, section 4.
+
+    Example:
+        >>> RectangularLikelihood(K=2).K
+        2
+    """
+
+    def __init__(
+        self, beta: float | Literal["auto"] = 50.0, K: int = 1, tolerance: float = 1e-3, max_iterations: int | None = None
+    ) -> None:
+        if tolerance <= 0:
+            raise InputError(f"expected tolerance > 0; got {tolerance}; 1e-3 is a usual choice")
+        super().__init__(beta)
+        self.K = K
+        self.tolerance, self.max_iterations = tolerance, max_iterations
+
+    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Per-row terms at data `x` (batch, D)."""
+        options: dict[str, Any] = {"tolerance": self.tolerance, "max_iterations": self.max_iterations}
+        volume = ESTIMATORS["conjugate_gradient"](*flow.maps(c), x, K=self.K, **options)
+        return _terms(flow, x, c, volume, self.beta, weight)
+
+
+@final
+class Reconstruction(Objective):
+    """The plain autoencoder: the squared reconstruction error and nothing else.
+
+    Example:
+        >>> import torch
+        >>> from isthmus.flows import RectangularFlow
+        >>> list(Reconstruction()(RectangularFlow(3, 1), torch.randn(4, 3)).parts)
+        ['reconstruction']
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Per-row terms at data `x` (batch, D)."""
+        reconstruction = (x - flow.reconstruct(x, c)).square().sum(1)
+        return Terms(reconstruction, {"reconstruction": reconstruction})
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "freeform": FreeForm,
+    "exact": ExactLikelihood,
+    "rectangular": RectangularLikelihood,
+    "reconstruction": Reconstruction,
+}

@@ -1,0 +1,270 @@
+"""One run as one validated record: YAML <-> pydantic <-> objects.
+
+A recipe names everything that a fit needs besides the data. Parts that are chosen by name (network, objective, latent)
+are written as their name with their own options beside it, checked against the signature of what they name:
+
+    flow: {kind: freeform, latent_dim: 10, network: {kind: skip, width: 256}}
+    objective: {kind: freeform, beta: 10, surrogate: encoder}
+    training: {max_steps: 3000}
+
+An unknown key or name is refused with the nearest valid one. Names are looked up in the library's own dicts; nothing
+that a file names is ever imported.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from isthmus.errors import InputError
+from isthmus.flow import Flow
+from isthmus.flows import FLOWS, FreeFormFlow
+from isthmus.latents import LATENTS
+from isthmus.networks import NETWORKS
+from isthmus.objective import OBJECTIVES, Objective
+
+__all__ = ["Part", "Recipe"]
+
+Auto = Literal["auto"]
+R = TypeVar("R", bound=BaseModel)
+
+# Arguments that the data decide, never a recipe.
+_FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "encoder", "decoder", "latent"}
+
+
+def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
+    """`; did you mean 'x'?` for the valid name most like `name`, or the empty string."""
+    matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _assign(record: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        record = record.setdefault(key, {})
+        if not isinstance(record, dict):
+            raise InputError(f"expected {key!r} to hold keys in {'.'.join(path)}; got a value; shorten the key")
+    record[path[-1]] = value
+
+
+def _validated(model: type[R], record: Mapping[str, Any], where: str) -> R:
+    try:
+        return model.model_validate(record)
+    except ValidationError as error:
+        raise InputError(_first_error(model, error, where)) from error
+
+
+def _first_error(model: type[BaseModel], error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    path = [str(key) for key in first["loc"]]
+    if first["type"] == "value_error":
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {'.'.join(path)}: {first['msg']}; got {first['input']!r}"
+    owner: Any = model
+    for key in path[:-1]:
+        owner = owner.model_fields[key].annotation
+    return f"{where}: unknown key {'.'.join(path)!r}{nearest(path[-1], owner.model_fields)}"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Part(_Record):
+    """A name out of one of the library's dicts, with options for what it names.
+
+    Example:
+        >>> Part(kind="mlp", width=64).build(NETWORKS, 5, 2)[0].layers[0][0].out_features
+        64
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options beside the name."""
+        return dict(self.model_extra or {})
+
+    def check(self, registry: Mapping[str, Callable[..., Any]], what: str) -> Self:
+        """Refuse an unknown name, an unknown option, or a value of the wrong type.
+
+        Args:
+            registry: the dict that the name is looked up in.
+            what: what the dict holds, for the message.
+
+        Raises:
+            InputError: with the nearest valid name.
+        """
+        if self.kind not in registry:
+            raise InputError(f"expected a {what} among {', '.join(registry)}; got {self.kind!r}{nearest(self.kind, registry)}")
+        parameters = inspect.signature(registry[self.kind]).parameters.values()
+        fields: dict[str, Any] = {
+            p.name: (p.annotation, ... if p.default is p.empty else p.default)
+            for p in parameters
+            if p.name not in _FROM_DATA
+        }
+        own = {name: (field.annotation, field) for name, field in type(self).model_fields.items()}
+        model = create_model(self.kind, __config__=ConfigDict(extra="forbid"), **fields, **own)
+        _validated(model, dict(self), f"{what} {self.kind!r}")
+        return self
+
+    def build(self, registry: Mapping[str, Callable[..., Any]], *arguments: Any) -> Any:
+        """Call what the name stands for with `arguments` and the options."""
+        return registry[self.kind](*arguments, **self.options)
+
+
+class NetworkPart(Part):
+    """A pair out of `NETWORKS` with its options."""
+
+    kind: str = "skip"
+
+
+class LatentPart(Part):
+    """A latent density out of `LATENTS` with its options."""
+
+    kind: str = "normal"
+
+
+class ObjectivePart(Part):
+    """An objective out of `OBJECTIVES` with its options."""
+
+    kind: str = "freeform"
+
+
+class FlowRecipe(Part):
+    """Which map is learned: a name out of `FLOWS` with its options; network and latent are for free-form flows."""
+
+    kind: str = "freeform"
+    latent_dim: int | Auto = "auto"
+    network: NetworkPart = NetworkPart()
+    latent: LatentPart = LatentPart()
+    initialise: Literal["auto", "random"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.network.check(NETWORKS, "network")
+        self.latent.check(LATENTS, "latent")
+        return self.check(FLOWS, "flow")
+
+
+class TrainingRecipe(_Record):
+    """How it is trained. `auto` values follow from the number of rows and columns, see `isthmus.training`."""
+
+    max_steps: int | Auto = Field("auto", description="optimiser steps")
+    max_time: float | None = Field(None, gt=0, description="seconds after which training stops and keeps the best weights")
+    batch_size: int | Auto = Field("auto", description="rows a step")
+    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate of the one-cycle schedule")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of AdamW")
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    noise: float | Auto = Field("auto", description="standard deviation of the noise added to standardised columns")
+    warm_up: float = Field(0.2, ge=0, le=1, description="share of the steps before the likelihood has its full weight")
+    gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm; none for no clipping")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows held out")
+    validations: int = Field(20, ge=1, description="how many times the held-out rows are scored")
+    patience: int = Field(8, ge=1, description="validations without improvement after which training stops")
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "cpu"
+    precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
+    compile: bool | Auto = Field("auto", description="torch.compile of the whole objective")
+
+
+class DensityRecipe(_Record):
+    """What is fitted to the codes and residuals after training, the networks untouched."""
+
+    latent: Literal["auto", "as trained", "mixture"] = "auto"
+    noise: Literal["auto", "isotropic", "component"] = "auto"
+
+
+class ColumnsRecipe(_Record):
+    """How columns are prepared; part of the model, its log-determinant always included in densities."""
+
+    standardise: bool = True
+    dequantise: bool = Field(True, description="spread integer columns over [-1/2, 1/2) around each value in training")
+
+
+class Recipe(_Record):
+    """Everything that a fit needs besides the data.
+
+    Example:
+        >>> Recipe.parse("{flow: {latent_dim: 3}, objective: {kind: freeform, beta: 5}}").objective.options
+        {'beta': 5}
+        >>> Recipe.parse("{flow: {latnt_dim: 3}}")
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: recipe: flow 'freeform': unknown key 'latnt_dim'; did you mean 'latent_dim'?
+    """
+
+    flow: FlowRecipe = FlowRecipe()
+    objective: ObjectivePart = ObjectivePart()
+    training: TrainingRecipe = TrainingRecipe()
+    density: DensityRecipe = DensityRecipe()
+    columns: ColumnsRecipe = ColumnsRecipe()
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.objective.check(OBJECTIVES, "objective")
+        self.build_objective()
+        return self
+
+    @classmethod
+    def parse(cls, text: str, settings: Sequence[str] = ()) -> "Recipe":
+        """Read YAML text, then apply settings of the form `training.max_steps=100`.
+
+        Args:
+            text: YAML, read by `safe_load`; may be empty.
+            settings: `dotted.key=value` pairs, the value read as YAML.
+
+        Returns:
+            The validated recipe.
+
+        Raises:
+            InputError: one line: what is wrong, and the nearest valid name.
+        """
+        try:
+            record = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise InputError(f"expected a recipe in YAML; got {' '.join(str(error).split())}; correct the file") from error
+        if not isinstance(record, dict):
+            raise InputError(f"expected a recipe of keys and values; got {type(record).__name__}; see `isthmus inspect`")
+        for setting in settings:
+            key, separator, value = setting.partition("=")
+            if not separator or not key:
+                raise InputError(f"expected key=value; got {setting!r}; write for example training.max_steps=1000")
+            _assign(record, key.split("."), yaml.safe_load(value))
+        return _validated(cls, record, "recipe")
+
+    @classmethod
+    def read(cls, path: Path, settings: Sequence[str] = ()) -> "Recipe":
+        """Read a YAML file; see `parse`."""
+        try:
+            return cls.parse(path.read_text(), settings)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"expected a recipe file at {path}; got {error}; give a readable YAML file") from error
+
+    def dump(self) -> str:
+        """The recipe as YAML text that `parse` reads back to an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def update(self, **sections: Mapping[str, Any]) -> "Recipe":
+        """A copy with some values replaced: `recipe.update(training={"max_steps": 100})`."""
+        record = self.model_dump(mode="json")
+        for section, values in sections.items():
+            record[section] = {**record[section], **values} if isinstance(values, Mapping) else values
+        return _validated(type(self), record, "recipe")
+
+    def build_objective(self) -> Objective:
+        """The objective that the recipe names."""
+        return self.objective.build(OBJECTIVES)
+
+    def build_flow(self, data_dim: int, latent_dim: int, context_dim: int = 0) -> Flow:
+        """The untrained flow that the recipe names, for D columns, d latent dimensions and C context columns."""
+        dims = (data_dim, latent_dim, context_dim)
+        if self.flow.kind != "freeform":
+            return self.flow.build(FLOWS, *dims)
+        pair = self.flow.network.build(NETWORKS, *dims)
+        return FreeFormFlow(*pair, *dims, self.flow.latent.build(LATENTS, latent_dim, context_dim))
