@@ -2,7 +2,6 @@ import math
 import subprocess
 import sys
 
-import jaxtyping
 import pytest
 import torch
 from scipy import integrate, stats
@@ -19,14 +18,6 @@ from isthmus.metrics import (
 
 SAMPLES = {name: metric.function for name, metric in METRICS.items() if metric.takes == "samples"}
 DISTANCES = [fid_like, energy_distance, sliced_wasserstein]
-
-
-@pytest.fixture
-def unchecked():
-    """Switches off the type checks of the test run, so that shapes they forbid reach the checks that users have."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def normal(n, columns=3, seed=0):

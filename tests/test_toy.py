@@ -1,7 +1,6 @@
 import dataclasses
 import math
 
-import jaxtyping
 import pytest
 import torch
 from scipy import integrate
@@ -12,14 +11,6 @@ from isthmus.errors import InputError
 SMALL = {"n_train": 300, "n_validation": 40, "n_test": 50}
 WITH_MANIFOLD = [name for name in DATASETS if name != "gaussian"]
 SINE_SD = ((1 - math.exp(-(math.pi**2) / 2)) / 2) ** 0.5
-
-
-@pytest.fixture
-def unchecked():
-    """Switches off the type checks of the test run, so that shapes they forbid reach the checks that users have."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

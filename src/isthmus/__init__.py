@@ -1,4 +1,4 @@
-"""Learn the low-dimensional manifold that data lives on, and the probability density on it, with any encoder and decoder.
+"""Learn the low-dimensional manifold that data lives on, and the density on it, with any encoder and decoder.
 
 The public names. Those that need Lightning or scikit-learn are loaded when they are first asked for.
 """
@@ -10,7 +10,7 @@ from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.flows import FLOWS, FreeFormFlow, RectangularFlow
-from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, RectangularLikelihood, Reconstruction
+from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, Reconstruction, RectangularLikelihood
 from isthmus.volume import ESTIMATORS, Surrogate, Volume
 
 if TYPE_CHECKING:

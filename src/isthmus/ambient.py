@@ -13,9 +13,9 @@ R^D. The encoder only says where to look. Two evaluations, both deterministic, b
 
   which is exact for a Gaussian mixture and a linear decoder, and Laplace's approximation for other latents.
 * `importance_sampled`: the same Gaussians, N(z0 + M_k^-1 b_k, M_k^-1), slightly widened and with a broad component
-  beside them, as proposal for the true integral over z. Its ratio to the linearised model's own integral, sampled at the
-  same fixed quasi-random points, corrects the linearised value; so it is exact for a linear decoder too, and a row's value
-  never depends on the other rows.
+  beside them, as proposal for the true integral over z. Its ratio to the linearised model's own integral, sampled at
+  the same fixed quasi-random points, corrects the linearised value; so it is exact for a linear decoder too, and a
+  row's value never depends on the other rows.
 
 With a linear decoder both equal probabilistic PCA, or with a mixture a mixture of factor analysers.
 """
@@ -36,7 +36,16 @@ from isthmus.autodiff import jacobian
 from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
 
-__all__ = ["NOISES", "Ambient", "ComponentNoise", "Estimate", "IsotropicNoise", "Noise", "gaussian_components", "log_normal"]
+__all__ = [
+    "NOISES",
+    "Ambient",
+    "ComponentNoise",
+    "Estimate",
+    "IsotropicNoise",
+    "Noise",
+    "gaussian_components",
+    "log_normal",
+]
 
 LOG_2PI = math.log(2 * math.pi)
 

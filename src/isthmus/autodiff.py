@@ -48,11 +48,12 @@ def push(f: Map, x: Float[Tensor, "batch n"], v: Float[Tensor, "*K batch n"]) ->
     try:
         with sdpa_kernel(SDPBackend.MATH):
             if v.dim() == x.dim():
-                return torch.func.jvp(f, (x,), (v,))
+                return _jvp(f, x, v)
             if v.shape[0] == 1:
-                y, u = torch.func.jvp(f, (x,), (v[0],))
+                y, u = _jvp(f, x, v[0])
                 return y, u.unsqueeze(0)
-            return torch.func.vmap(lambda t: torch.func.jvp(f, (x,), (t,)), out_dims=(None, 0))(v)
+            each = torch.func.vmap(lambda t: _jvp(f, x, t), out_dims=(None, 0))  # type: ignore[arg-type]
+            return each(v)
     except torch.OutOfMemoryError:
         raise
     except _UNTRANSFORMABLE:
@@ -96,7 +97,7 @@ def pullback(f: Map, x: Float[Tensor, "batch n"]) -> tuple[Tensor, Map]:
     """
     try:
         with sdpa_kernel(SDPBackend.MATH):
-            y, function = torch.func.vjp(f, x)
+            y, function = torch.func.vjp(f, x)  # type: ignore[misc]
     except torch.OutOfMemoryError:
         raise
     except _UNTRANSFORMABLE:
@@ -136,6 +137,11 @@ def jacobian(
     return y, torch.cat([transpose(w) for w in basis.split(chunk or size)]).permute(1, 0, 2)
 
 
+def _jvp(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    y, u = torch.func.jvp(f, (x,), (v,))  # type: ignore[misc]
+    return y, u
+
+
 def _each(linear: Map, vectors: Float[Tensor, "K batch m"]) -> Float[Tensor, "K batch n"]:
     """A linear map of each of K vectors at once, or one after the other where vmap cannot."""
     if vectors.shape[0] == 1:
@@ -148,12 +154,12 @@ def _each(linear: Map, vectors: Float[Tensor, "K batch m"]) -> Float[Tensor, "K 
         return torch.stack([linear(vector) for vector in vectors])
 
 
-def _pullback_by_autograd(f: Map, x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
+def _pullback_by_autograd(f: Map, x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
         y = f(x)
 
-    def transpose(w: Tensor) -> tuple[Tensor]:
+    def transpose(w: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
             return torch.autograd.grad(y, x, w, create_graph=True, materialize_grads=True)
 

@@ -40,7 +40,9 @@ def intrinsic_dimension(x: Float[Tensor, "n D"], *, neighbours: int = 20) -> flo
     """
     x = torch.unique(x[:: max(1, math.ceil(x.shape[0] / _ROWS))].to(torch.float64), dim=0)
     if x.shape[0] < 3:
-        raise InputError(f"expected at least 3 different rows to estimate a dimension; got {x.shape[0]}; choose it yourself")
+        raise InputError(
+            f"expected 3 different rows to estimate a dimension from; got {x.shape[0]}; choose it yourself"
+        )
     k = min(neighbours, x.shape[0] - 1)
     nearest = torch.cdist(x, x).topk(k + 1, largest=False).values[:, 1:]
     inverse = (nearest[:, -1:] / nearest[:, :-1]).log().mean()

@@ -27,7 +27,9 @@ Context = Float[Tensor, "batch C"] | None
 
 
 class Flow(nn.Module, ABC):
-    """Implementing a flow:
+    """The contract of a flow.
+
+    Implementing one:
 
     * call `super().__init__(data_dim, latent_dim, context_dim, latent)`;
     * write `encode(x, c)`, `decode(z, c)` and `volume(x, c)`, the last usually by one function of `isthmus.volume`;
@@ -50,9 +52,7 @@ class Flow(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if not 1 <= latent_dim <= data_dim:
-            raise InputError(
-                f"expected 1 <= latent dimension <= {data_dim}, the number of columns; got {latent_dim}; choose it smaller"
-            )
+            raise InputError(f"expected 1 <= latent dimension <= {data_dim} columns; got {latent_dim}; choose another")
         self.data_dim, self.latent_dim, self.context_dim = data_dim, latent_dim, context_dim
         self.latent = latent if latent is not None else latents.normal(latent_dim)
 

@@ -6,7 +6,7 @@ per kind, so that a kind can be named in a recipe and rebuilt from a file.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import zuko
@@ -53,7 +53,7 @@ class MultivariateStudentT(Distribution):
         norm = torch.lgamma((df + d) / 2) - torch.lgamma(df / 2) - d / 2 * torch.log(df * math.pi)
         return norm - (df + d) / 2 * torch.log1p(value.square().sum(-1) / df)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Float[Tensor, "*batch d"]:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*batch d"]:
         """Draw samples of shape (*sample_shape, d)."""
         e = torch.randn(*sample_shape, *self.event_shape, dtype=self.df.dtype, device=self.df.device)
         s = Chi2(self.df).rsample(torch.Size(sample_shape))

@@ -62,12 +62,19 @@ class Columns(nn.Module):
 
     @classmethod
     def learn(
-        cls, x: Float[Tensor, "batch n"], *, standardise: bool = True, dequantise: bool = True, drop: bool = True
+        cls,
+        x: Float[Tensor, "batch n"],
+        w: Float[Tensor, " batch"] | None = None,
+        *,
+        standardise: bool = True,
+        dequantise: bool = True,
+        drop: bool = True,
     ) -> "Columns":
         """Means, standard deviations, constant and integer columns of a table.
 
         Args:
             x: data in the user's units, (batch, n), float64.
+            w: weights of the rows, mean 1, (batch,), or None.
             standardise: whether to divide by the standard deviation and subtract the mean.
             dequantise: whether to look for columns of integers.
             drop: whether columns that never vary are left out.
@@ -79,7 +86,9 @@ class Columns(nn.Module):
             InputError: every column is constant.
         """
         columns = cls(x.shape[1]).to(x)
-        mean, scale = x.mean(0), x.std(0, correction=0)
+        share = torch.full_like(x[:, :1], 1 / len(x)) if w is None else (w / w.sum()).unsqueeze(1)
+        mean = (share * x).sum(0)
+        scale = (share * (x - mean).square()).sum(0).sqrt()
         varies = scale > 1e-12 * x.abs().amax(0)
         if drop:
             if not varies.any():
@@ -129,8 +138,8 @@ class Columns(nn.Module):
 class Model(nn.Module):
     """A flow with the noise off its manifold and the preparation of the user's columns.
 
-    All tensors are in the user's units, (batch, n) with n the user's columns; codes are (batch, d); densities (batch,) in
-    nats. Everything is computed in float64, in chunks of rows.
+    All tensors are in the user's units, (batch, n) with n the user's columns; codes are (batch, d); densities (batch,)
+    in nats. Everything is computed in float64, in chunks of rows.
 
     Args:
         ambient: flow and noise, on standardised columns.
@@ -191,9 +200,7 @@ class Model(nn.Module):
             return self._by_rows(self.ambient.linearised, u, inner) + self.columns.log_det
         return self._by_rows(self._manifold, u, inner)
 
-    def importance_sampled(
-        self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128
-    ) -> Estimate:
+    def importance_sampled(self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128) -> Estimate:
         """The ambient log density by importance sampling, with its standard error, (batch,) in nats, user's units."""
         value, error = self.ambient.importance_sampled(self._inner(x), self._inner_context(c, x), n_points=n_points)
         return Estimate(value + self.columns.log_det, error)
@@ -250,5 +257,3 @@ class Model(nn.Module):
                 for start in range(0, max(1, x.shape[0]), _ROWS)
             ]
         )
-
-

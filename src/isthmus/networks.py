@@ -14,7 +14,17 @@ from zuko.nn import MLP
 
 from isthmus.errors import InputError
 
-__all__ = ["NETWORKS", "Network", "ResidualBlock", "convolutional_pair", "mlp_pair", "residual_pair", "skip_pair", "start_at_principal_components"]
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "ResidualBlock",
+    "Skip",
+    "convolutional_pair",
+    "mlp_pair",
+    "residual_pair",
+    "skip_pair",
+    "start_at_principal_components",
+]
 
 Pair = tuple[nn.Module, nn.Module]
 
@@ -219,7 +229,7 @@ def convolutional_pair(
     image, height, width = shape
     if image * height * width != data_dim or height % 4 or width % 4:
         raise InputError(
-            f"expected an image shape with {data_dim} pixels and sides divisible by 4; got {shape}; pad or crop the images"
+            f"expected an image shape of {data_dim} pixels, sides divisible by 4; got {shape}; pad or crop the images"
         )
     if context_dim:
         raise InputError(f"expected no context; got {context_dim} columns; convolutional pairs are unconditional")

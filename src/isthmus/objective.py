@@ -36,7 +36,9 @@ class Terms(NamedTuple):
 
 
 class Objective(ABC):
-    """Implementing an objective:
+    """The contract of an objective.
+
+    Implementing one:
 
     * refuse in `__init__` what cannot work, with the reason (K > d is refused where the probes are drawn);
     * write `__call__(flow, x, c, weight)`, using only the contract of a flow and `isthmus.volume`;
@@ -54,7 +56,7 @@ class Objective(ABC):
         self.beta_follows = beta == "auto"
         value = _START_BETA if beta == "auto" else float(beta)
         if not 0 < value < float("inf"):
-            raise InputError(f"expected beta > 0, the weight of the squared reconstruction error; got {beta}; try 'auto'")
+            raise InputError(f"expected beta > 0, the weight of the squared reconstruction; got {beta}; try 'auto'")
         self.beta = torch.tensor(value)
 
     @abstractmethod
@@ -68,8 +70,6 @@ def _terms(flow: Flow, x: Tensor, c: Context, volume: Volume | Surrogate, beta: 
     name = "log_volume" if isinstance(volume, Volume) else "surrogate"
     total = beta * reconstruction + weight * (latent + volume[2])
     return Terms(total, {"reconstruction": reconstruction, "latent": latent, name: volume[2]})
-
-
 
 
 @final
@@ -134,8 +134,8 @@ class ExactLikelihood(Objective):
     def __init__(self, beta: float | Literal["auto"] = "auto", side: str = "encoder") -> None:
         if side != "encoder":
             raise InputError(
-                f"expected side 'encoder'; got {side!r}: the exact likelihood measured on the decoder is unbounded below "
-                "for every beta when d < D; use side='encoder' or FreeForm"
+                f"expected side 'encoder'; got {side!r}: the exact likelihood measured on the decoder is unbounded "
+                "below for every beta when d < D; use side='encoder' or FreeForm"
             )
         super().__init__(beta)
 
@@ -163,7 +163,11 @@ class RectangularLikelihood(Objective):
     """
 
     def __init__(
-        self, beta: float | Literal["auto"] = 50.0, K: int = 1, tolerance: float = 1e-3, max_iterations: int | None = None
+        self,
+        beta: float | Literal["auto"] = 50.0,
+        K: int = 1,
+        tolerance: float = 1e-3,
+        max_iterations: int | None = None,
     ) -> None:
         if tolerance <= 0:
             raise InputError(f"expected tolerance > 0; got {tolerance}; 1e-3 is a usual choice")

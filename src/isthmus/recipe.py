@@ -101,7 +101,8 @@ class Part(_Record):
             InputError: with the nearest valid name.
         """
         if self.kind not in registry:
-            raise InputError(f"expected a {what} among {', '.join(registry)}; got {self.kind!r}{nearest(self.kind, registry)}")
+            hint = nearest(self.kind, registry)
+            raise InputError(f"expected one of {', '.join(registry)} as {what}; got {self.kind!r}{hint}")
         parameters = inspect.signature(registry[self.kind]).parameters.values()
         fields: dict[str, Any] = {
             p.name: (p.annotation, ... if p.default is p.empty else p.default)
@@ -109,7 +110,7 @@ class Part(_Record):
             if p.name not in _FROM_DATA
         }
         own = {name: (field.annotation, field) for name, field in type(self).model_fields.items()}
-        model = create_model(self.kind, __config__=ConfigDict(extra="forbid"), **fields, **own)
+        model = create_model(self.kind, __config__=ConfigDict(extra="forbid"), **{**fields, **own})
         _validated(model, dict(self), f"{what} {self.kind!r}")
         return self
 
@@ -156,7 +157,7 @@ class TrainingRecipe(_Record):
     """How it is trained. `auto` values follow from the number of rows and columns, see `isthmus.training`."""
 
     max_steps: int | Auto = Field("auto", description="optimiser steps")
-    max_time: float | None = Field(None, gt=0, description="seconds after which training stops and keeps the best weights")
+    max_time: float | None = Field(None, gt=0, description="seconds after which training stops")
     batch_size: int | Auto = Field("auto", description="rows a step")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate of the one-cycle schedule")
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of AdamW")
@@ -183,7 +184,9 @@ class ColumnsRecipe(_Record):
     """How columns are prepared; part of the model, its log-determinant always included in densities."""
 
     standardise: bool = True
-    dequantise: bool = Field(True, description="spread integer columns over [-1/2, 1/2) around each value in training")
+    dequantise: bool = Field(
+        default=True, description="spread integer columns over [-1/2, 1/2) around each value in training"
+    )
 
 
 class Recipe(_Record):
@@ -228,14 +231,21 @@ class Recipe(_Record):
         try:
             record = yaml.safe_load(text) or {}
         except yaml.YAMLError as error:
-            raise InputError(f"expected a recipe in YAML; got {' '.join(str(error).split())}; correct the file") from error
+            reason = " ".join(str(error).split())
+            raise InputError(f"expected a recipe in YAML; got {reason}; correct the file") from error
         if not isinstance(record, dict):
-            raise InputError(f"expected a recipe of keys and values; got {type(record).__name__}; see `isthmus inspect`")
+            got = type(record).__name__
+            raise InputError(f"expected a recipe of keys and values; got {got}; see `isthmus inspect`")
         for setting in settings:
             key, separator, value = setting.partition("=")
             if not separator or not key:
                 raise InputError(f"expected key=value; got {setting!r}; write for example training.max_steps=1000")
             _assign(record, key.split("."), yaml.safe_load(value))
+        return _validated(cls, record, "recipe")
+
+    @classmethod
+    def validated(cls, record: Mapping[str, Any]) -> "Recipe":
+        """The recipe of nested dicts; see `parse` for what is refused."""
         return _validated(cls, record, "recipe")
 
     @classmethod
@@ -267,4 +277,5 @@ class Recipe(_Record):
         if self.flow.kind != "freeform":
             return self.flow.build(FLOWS, *dims)
         pair = self.flow.network.build(NETWORKS, *dims)
-        return FreeFormFlow(*pair, *dims, self.flow.latent.build(LATENTS, latent_dim, context_dim))
+        latent = self.flow.latent.build(LATENTS, latent_dim, context_dim)
+        return FreeFormFlow(pair[0], pair[1], data_dim, latent_dim, context_dim, latent)

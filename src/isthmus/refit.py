@@ -1,6 +1,6 @@
 """The latent density and the noise, fitted to the codes and residuals of a trained flow; its networks stay as they are.
 
-Training asks the codes to follow p_Z and they never quite do; refitting p_Z to the codes takes seconds. The noise off the
+Training asks the codes to follow p_Z and they never quite do; refitting p_Z to them takes seconds. The noise off the
 manifold is the residuals' covariance: one sigma for all directions, or one covariance for each component of the latent
 mixture, each drawn towards the pooled one by `_SHRINKAGE` rows. Between the alternatives held-out rows decide, by
 their linearised ambient log density, the one value that can be compared between all of them.
@@ -86,7 +86,7 @@ def fit_mixture(z: Float[Tensor, "n d"], components: int, *, seed: int = 0) -> L
         torch.Size([2])
     """
     if z.shape[0] < components:
-        raise InputError(f"expected at least {components} rows for {components} components; got {z.shape[0]}; use fewer")
+        raise InputError(f"expected at least one row for each of {components} components; got {z.shape[0]}; use fewer")
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
@@ -186,12 +186,11 @@ def _noise_candidates(
     base: Distribution, z: Tensor, residuals: Tensor, sigma: float, choice: DensityRecipe
 ) -> Iterable[tuple[Part, Noise]]:
     D, d = residuals.shape[1], z.shape[1]
-    components = gaussian_components(base)
-    full = components is not None and D <= _COMPONENT_NOISE_COLUMNS
-    if choice.noise in ("auto", "isotropic") or not full:
+    components = gaussian_components(base) if D <= _COMPONENT_NOISE_COLUMNS else None
+    if choice.noise in ("auto", "isotropic") or components is None:
         for factor in _SIGMA_FACTORS:
             yield Part(kind="isotropic"), IsotropicNoise(D, factor * sigma).double()
-    if choice.noise in ("auto", "component") and full:
+    if choice.noise in ("auto", "component") and components is not None:
         log_weights, means, tril = components
         shares = (log_weights + log_normal(z.unsqueeze(1) - means, tril)).softmax(1)
         yield from _component_noises(residuals, shares, sigma, D - d)
@@ -212,5 +211,3 @@ def _component_noises(
             noise = ComponentNoise(D, K).to(pooled)
             noise.set_covariances(covariances + floor * sigma**2 * max(1, codimension) / D * eye)
             yield Part(kind="component", components=K), noise
-
-

@@ -25,7 +25,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -101,11 +100,11 @@ def save(fitted: Fitted, folder: str | Path, *, force: bool = False) -> Path:
     """
     folder = Path(folder)
     if folder.exists() and not force:
-        raise InputError(f"expected a new folder; got {folder}, which exists; choose another name or replace it by --force")
+        raise InputError(f"expected a new folder; got {folder}, which exists; choose another name, or force (--force)")
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise InputError(f"expected a folder that can be written beside {folder}; got {error.strerror}; choose another") from error
+        raise InputError(f"expected {folder.parent} to be writable; got {error.strerror}; choose another") from error
     try:
         _write(fitted, temporary)
         _replace(temporary, folder)
@@ -135,9 +134,8 @@ def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:
     expected = model.state_dict()
     model.load_state_dict(_read_tensors(folder / "model.safetensors", expected))
     metrics = _read_json(folder / "metrics.json")
-    return Fitted(
-        model, config.recipe, config.latent, config.noise, metrics, _read_log(folder / "log.csv"), config.schema_, config.custom
-    )
+    log = _read_log(folder / "log.csv")
+    return Fitted(model, config.recipe, config.latent, config.noise, metrics, log, config.schema_, config.custom)
 
 
 def _write(fitted: Fitted, folder: Path) -> None:
@@ -154,7 +152,7 @@ def _write(fitted: Fitted, folder: Path) -> None:
         "noise": fitted.noise.model_dump(),
         "custom": fitted.custom,
         "schema": None if fitted.schema is None else fitted.schema.model_dump(mode="json"),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS} | {"python": platform.python_version()},
+        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in _VERSIONS},
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     (folder / "metrics.json").write_text(json.dumps(fitted.metrics, indent=1))
@@ -189,7 +187,7 @@ def _read_json(path: Path) -> Any:
             raise InputError(f"expected {path} below {_LARGEST_CONFIG} bytes; got {path.stat().st_size}; it is damaged")
         return json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"expected a model folder with {path.name}; got {path}: {error.strerror}; check the path") from error
+        raise InputError(f"expected a model folder; got {path}: {error.strerror}; check the path") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON in {path}; got {error}; the model is damaged, fit it again") from error
 
@@ -229,7 +227,7 @@ def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
             if found != wanted:
                 name = sorted(found.items() ^ wanted.items())[0][0]
                 raise InputError(
-                    f"expected tensor {name!r} of shape {wanted.get(name)} in {path}; got {found.get(name)}; it is damaged"
+                    f"expected {name!r} of shape {wanted.get(name)} in {path}; got {found.get(name)}; it is damaged"
                 )
             return {name: file.get_tensor(name) for name in wanted}
     except OSError as error:

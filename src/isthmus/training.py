@@ -1,8 +1,8 @@
 """Training: a thin Lightning module, and `fit`, from a table to a finished model.
 
-Batches are cut by index from tensors that stay in memory, one permutation an epoch; input noise is drawn afresh for every
-batch. What stops the training and which weights are kept is decided on held-out rows by values that mean something: the
-exact change of volume and the reconstruction error, joined in the ambient density; never by a surrogate. This is the only
+Batches are cut by index from tensors that stay in memory, one permutation an epoch; input noise is drawn afresh for
+every batch. When to stop and which weights to keep is decided on held-out rows by values that mean something: the exact
+change of volume and the reconstruction error, joined in the ambient density; never by a surrogate. This is the only
 module that imports Lightning.
 
 Rules behind `auto`, from the number of rows n and columns D:
@@ -20,7 +20,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from isthmus.ambient import Ambient, IsotropicNoise
 from isthmus.diagnostics import intrinsic_dimension
 from isthmus.errors import InputError
-from isthmus.flow import Flow
+from isthmus.flow import Context, Flow
 from isthmus.flows import FreeFormFlow
 from isthmus.model import Columns, Model
 from isthmus.networks import start_at_principal_components
@@ -50,9 +50,13 @@ __all__ = ["fit", "train"]
 
 _VALIDATION_ROWS = 1_000
 _REFIT_ROWS = 50_000
+_LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
 _LARGEST_BETA = 1e4
 _COMPILE_STEPS = 20_000  # compiling takes 30 to 60 s and saves about 2 ms a step for small networks
+
+
+Batch = tuple[Tensor, Context, Tensor | None]
 
 
 @dataclass
@@ -70,30 +74,32 @@ class Batches(IterableDataset):
     """`steps` batches of rows, in one random order an epoch; a rest shorter than a batch is left out.
 
     Args:
-        tensors: data, context and weights, equally long.
+        x: data, (n, D).
+        c: context, (n, C), or None.
+        w: weights, (n,), or None.
         size: rows a batch; all rows if there are fewer.
         steps: number of batches.
         seed: of the order.
     """
 
-    def __init__(self, tensors: Sequence[Tensor | None], size: int, steps: int, seed: int) -> None:
-        self.tensors, self.steps, self.seed = tensors, steps, seed
-        first = tensors[0]
-        self.rows = 0 if first is None else first.shape[0]
-        self.size = min(size, self.rows)
+    def __init__(self, x: Tensor, c: Context, w: Tensor | None, *, size: int, steps: int, seed: int) -> None:
+        self.x, self.c, self.w = x, c, w
+        self.steps, self.seed = steps, seed
+        self.size = min(size, x.shape[0])
 
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[list[Tensor | None]]:
+    def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self.seed)
-        per_epoch = self.rows // self.size
+        per_epoch = len(self.x) // self.size
         for step in range(self.steps):
             if step % per_epoch == 0:
-                order = torch.randperm(self.rows, generator=generator)
+                order = torch.randperm(len(self.x), generator=generator)
             start = step % per_epoch * self.size
             index = order[start : start + self.size]
-            yield [None if tensor is None else tensor[index] for tensor in self.tensors]
+            c, w = (None if t is None else t[index] for t in (self.c, self.w))
+            yield self.x[index], c, w
 
 
 def _one_cycle(progress: float) -> float:
@@ -133,16 +139,18 @@ class Plan:
         """
         steps = min(10_000, max(2_000, int(30 * n**0.5))) if settings.max_steps == "auto" else settings.max_steps
         size = min(512, max(32, n // 8)) if settings.batch_size == "auto" else settings.batch_size
-        follows = settings.noise == "auto"
+        noise = 0.1 if settings.noise == "auto" else settings.noise
         compiled = steps >= _COMPILE_STEPS if settings.compile == "auto" else settings.compile
         every = max(1, steps // settings.validations)
-        return cls(steps, size, every, 0.1 if follows else settings.noise, follows, compiled, integer_step)
+        return cls(steps, size, every, noise, settings.noise == "auto", compiled, integer_step)
 
 
 class _Trainee(lightning.LightningModule):
     """One training: the objective on noisy batches, the schedule, and the held-out score that decides."""
 
-    def __init__(self, flow: Flow, objective: Objective, settings: TrainingRecipe, plan: "Plan", held_out: Rows) -> None:
+    def __init__(
+        self, flow: Flow, objective: Objective, settings: TrainingRecipe, plan: "Plan", held_out: Rows
+    ) -> None:
         super().__init__()
         self.flow, self.objective, self.settings, self.plan, self.held_out = flow, objective, settings, plan, held_out
         self.history = History()
@@ -163,7 +171,7 @@ class _Trainee(lightning.LightningModule):
         self.started = time.monotonic()
         self._validate()
 
-    def training_step(self, batch: list[Tensor | None], _: int) -> Tensor:
+    def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean objective of a batch with fresh noise."""
         x, c, w = batch
         x = x + self.noise * torch.randn_like(x) + self.plan.integer_step.to(x) * (torch.rand_like(x) - 0.5)
@@ -305,7 +313,7 @@ def train(
     dtype = torch.float64 if settings.precision == "64-true" else torch.float32
     step = torch.zeros(flow.data_dim) if integer_step is None else integer_step
     plan = Plan.of(settings, train.x.shape[0], step.to(dtype))
-    tensors = [None if t is None else t.to(dtype) for t in (train.x, train.c, weights)]
+    c, w = (None if t is None else t.to(dtype) for t in (train.c, weights))
     with torch.random.fork_rng(devices=[]), _quiet_lightning():
         torch.manual_seed(seed)
         trainee = _Trainee(flow, objective, settings, plan, held_out.thinned(_VALIDATION_ROWS).double())
@@ -321,8 +329,8 @@ def train(
             callbacks=[RichProgressBar()] if progress else [],
             barebones=False,
         )
-        loader = DataLoader(Batches(tensors, plan.batch_size, plan.max_steps, seed), batch_size=None)
-        trainer.fit(trainee, loader)
+        batches = Batches(train.x.to(dtype), c, w, size=plan.batch_size, steps=plan.max_steps, seed=seed)
+        trainer.fit(trainee, DataLoader(batches, batch_size=None))
     history = trainee.history
     history.steps, history.seconds = trainer.global_step, time.monotonic() - trainee.started
     if trainee.best is not None:
@@ -346,7 +354,7 @@ def fit(
         context: what to condition on, (n, C), or None.
         recipe: everything else; its defaults if not given.
         flow: a flow of your own to train, for as many columns as vary in X; by default the recipe builds one.
-        sample_weight: one weight >= 0 a row, (n,).
+        sample_weight: one weight >= 0 a row, (n,); a weight of 2 is the same as the row twice.
         progress: whether to show a progress bar on standard error.
 
     Returns:
@@ -362,34 +370,31 @@ def fit(
         >>> fitted.model.sample(3).shape, fitted.model.log_prob(torch.as_tensor(load_iris().data)).shape
         (torch.Size([3, 4]), torch.Size([150]))
     """
-    recipe = recipe or Recipe()
+    recipe, custom = recipe or Recipe(), flow is not None
     started = time.monotonic()
-    x, c = matrix(X, "X"), None if context is None else matrix(context, "context")
-    w = _weights(sample_weight, x.shape[0])
-    columns = Columns.learn(x, standardise=recipe.columns.standardise, dequantise=recipe.columns.dequantise)
-    context_columns = None if c is None else Columns.learn(c, dequantise=False, drop=False)
-    data = Rows(columns.standardise(x), None if c is None or context_columns is None else context_columns.standardise(c))
-    train_index, held_out_index = _split(x.shape[0], recipe.training.validation_fraction, recipe.seed)
-    train_rows, held_out = data[train_index], data[held_out_index]
-    if flow is None:
-        flow = _build(recipe, train_rows)
-    objective = recipe.build_objective()
+    table = _Table.of(X, context, sample_weight)
+    columns = Columns.learn(
+        table.x, table.w, standardise=recipe.columns.standardise, dequantise=recipe.columns.dequantise
+    )
+    context_columns = None if table.c is None else Columns.learn(table.c, table.w, dequantise=False, drop=False)
+    c = None if table.c is None or context_columns is None else context_columns.standardise(table.c)
+    train_rows, held_out, weights = _split(Rows(columns.standardise(table.x), c), table.w, recipe)
+    flow = _build(recipe, train_rows) if flow is None else _fitting(flow, train_rows)
     history = train(
         flow,
-        objective,
+        recipe.build_objective(),
         train_rows,
         held_out,
         settings=recipe.training,
-        weights=None if w is None else w[train_index],
+        weights=weights,
         integer_step=columns.integer_step,
         seed=recipe.seed,
         progress=progress,
     )
-    if w is not None:
-        train_rows = train_rows[torch.multinomial(w[train_index], len(train_index), replacement=True)]
-    refit = refit_density(flow, train_rows.thinned(_REFIT_ROWS), held_out, recipe.density, seed=recipe.seed)
-    model = Model(refit.ambient, columns, context_columns)
-    return Fitted(model, recipe, refit.latent, refit.noise, _figures(history, refit, columns, started), history.rows)
+    drawn = _drawn(train_rows, weights, recipe.seed).thinned(_REFIT_ROWS)
+    refit = refit_density(flow, drawn, held_out, recipe.density, seed=recipe.seed)
+    model, figures = Model(refit.ambient, columns, context_columns), _figures(history, refit, columns, started)
+    return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, custom=custom)
 
 
 def matrix(values: ArrayLike, what: str) -> Float[Tensor, "n columns"]:
@@ -417,10 +422,36 @@ def matrix(values: ArrayLike, what: str) -> Float[Tensor, "n columns"]:
         raise InputError(f"expected {what} of shape (rows, columns); got shape {array.shape}; reshape it")
     if not np.isfinite(array).all():
         row, column = np.argwhere(~np.isfinite(array))[0]
-        raise InputError(
-            f"expected finite numbers in {what}; got {array[row, column]} in row {row}, column {column}; impute or drop it"
-        )
+        got = f"{array[row, column]} in row {row}, column {column}"
+        raise InputError(f"expected finite numbers in {what}; got {got}; impute or drop it")
     return torch.from_numpy(array)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A user's rows: data, context, and weights of mean 1 (None where all are equal)."""
+
+    x: Tensor
+    c: Tensor | None
+    w: Tensor | None
+
+    @classmethod
+    def of(cls, X: ArrayLike, context: ArrayLike | None, sample_weight: ArrayLike | None) -> "_Table":
+        """Check the arrays, drop rows of weight 0, and merge equal rows, so that a weight is a repetition."""
+        x, c = matrix(X, "X"), None if context is None else matrix(context, "context")
+        if c is not None and len(c) != len(x):
+            raise InputError(f"expected one context row for each of {len(x)} rows; got {len(c)}; give as many")
+        w = _weights(sample_weight, len(x))
+        if w is None and len(x) > _LARGEST_MERGE:
+            return cls(x, c, None)
+        D, rows = x.shape[1], x if c is None else torch.cat([x, c], 1)
+        w = torch.ones(len(x), dtype=torch.float64) if w is None else w
+        rows, w = rows[w > 0], w[w > 0]
+        unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
+        if len(unique) == len(rows) and bool((w == w[0]).all()):
+            return cls(rows[:, :D], None if c is None else rows[:, D:], None)
+        total = torch.zeros(len(unique), dtype=torch.float64).index_add(0, inverse, w)
+        return cls(unique[:, :D], None if c is None else unique[:, D:], total * len(unique) / total.sum())
 
 
 def _weights(values: ArrayLike | None, n: int) -> Tensor | None:
@@ -429,25 +460,44 @@ def _weights(values: ArrayLike | None, n: int) -> Tensor | None:
     w = torch.from_numpy(np.array(values, dtype=np.float64))
     if w.shape != (n,) or not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) == 0:
         raise InputError(f"expected {n} weights >= 0, not all zero; got shape {tuple(w.shape)}; give one for each row")
-    return w * n / w.sum()
+    return w
 
 
-def _split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Training and held-out row numbers; with fewer than 20 rows every row is both."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    if n < _FEWEST_ROWS_TO_SPLIT:
-        return order, order
-    held_out = max(1, round(fraction * n))
-    return order[held_out:], order[:held_out]
+def _split(rows: Rows, w: Tensor | None, recipe: Recipe) -> tuple[Rows, Rows, Tensor | None]:
+    """Training rows, held-out rows and the former's weights; with fewer than 20 rows every row is both."""
+    n = len(rows.x)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
+    most = max(1, round(recipe.training.validation_fraction * n)) if n >= _FEWEST_ROWS_TO_SPLIT else 0
+    train, held_out = order[most:], order[:most] if most else order
+    if w is None:
+        return rows[train], rows[held_out], None
+    return rows[train], _drawn(rows[held_out], w[held_out], recipe.seed), w[train]
+
+
+def _drawn(rows: Rows, w: Tensor | None, seed: int) -> Rows:
+    """As many rows, drawn with replacement by weight."""
+    if w is None:
+        return rows
+    generator = torch.Generator().manual_seed(seed)
+    return rows[torch.multinomial(w, len(w), replacement=True, generator=generator)]
+
+
+def _fitting(flow: Flow, rows: Rows) -> Flow:
+    D, C = rows.x.shape[1], 0 if rows.c is None else rows.c.shape[1]
+    if (flow.data_dim, flow.context_dim) != (D, C):
+        raise InputError(
+            f"expected a flow for {D} columns that vary and {C} context columns; got one for {flow.data_dim} and "
+            f"{flow.context_dim}; build it for these"
+        )
+    return flow
 
 
 def _build(recipe: Recipe, rows: Rows) -> Flow:
     n, data_dim = rows.x.shape
-    latent_dim = recipe.flow.latent_dim
-    if latent_dim == "auto":
-        latent_dim = min(data_dim, n, max(1, round(intrinsic_dimension(rows.x))))
+    asked = recipe.flow.latent_dim
+    latent_dim = min(data_dim, n, max(1, round(intrinsic_dimension(rows.x)))) if asked == "auto" else asked
     if n < latent_dim:
-        raise InputError(f"expected at least {latent_dim} rows for latent dimension {latent_dim}; got {n}; choose fewer")
+        raise InputError(f"expected at least as many rows as latent dimensions, {latent_dim}; got {n}; choose fewer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         flow = recipe.build_flow(data_dim, latent_dim, 0 if rows.c is None else rows.c.shape[1])

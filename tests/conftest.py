@@ -1,0 +1,53 @@
+"""Stricter than users: types and shapes are checked, every test starts from one random state and leaves none behind.
+
+`ISTHMUS_NO_TYPECHECK=1` leaves the type checks out, for timing; a type-checked function does not compile.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+import jaxtyping
+import pytest
+import torch
+from beartype import BeartypeConf, FrozenDict, beartype
+
+# beartype refuses `typing.Self` on a method whose class it does not decorate; jaxtyping hands it one by one.
+typechecker = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({Self: object})))
+
+if "ISTHMUS_NO_TYPECHECK" not in os.environ:
+    jaxtyping.install_import_hook("isthmus", f"{__name__}.typechecker")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def unchecked():
+    """Switches off the type checks of the test run, so that shapes they forbid reach the checks that users have."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def fresh_python():
+    """Runs code as a user would, in a new interpreter without type checks; returns what it printed, read as JSON."""
+
+    def run(code, *arguments):
+        command = [sys.executable, "-W", "error::UserWarning", "-c", code, *arguments]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
