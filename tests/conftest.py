@@ -15,8 +15,9 @@ import pytest
 import torch
 from beartype import BeartypeConf, FrozenDict, beartype
 
-# beartype refuses `typing.Self` on a method whose class it does not decorate; jaxtyping hands it one by one.
-typechecker = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({Self: object})))
+# As type checkers read them: an int is a float. And beartype refuses `typing.Self` on a single method, which jaxtyping
+# hands it.
+typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Self: object})))
 
 if "ISTHMUS_NO_TYPECHECK" not in os.environ:
     jaxtyping.install_import_hook("isthmus", f"{__name__}.typechecker")

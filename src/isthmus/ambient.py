@@ -346,7 +346,7 @@ def gaussian_components(base: Distribution) -> tuple[Tensor, Tensor, Tensor] | N
     return None
 
 
-def log_normal(offset: Float[Tensor, "*batch d"], tril: Float[Tensor, "*batch d d"]) -> Tensor:
+def log_normal(offset: Float[Tensor, "*#batch d"], tril: Float[Tensor, "*#batch d d"]) -> Tensor:
     """Log density of N(0, L L^T).
 
     Args:

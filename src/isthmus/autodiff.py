@@ -7,10 +7,14 @@ product with a batch of vectors gives one product per row. `f'(x)` is the m x n 
 * `pull` is the vector-Jacobian product `w^T f'(x)` (reverse mode),
 * `jacobian` is all of `f'(x)`, column by column or row by row, whichever are fewer.
 
-All three are differentiable again, share one primal pass between many vectors, and compile under
-`torch.compile(fullgraph=True)`. Attention runs through its mathematical kernel, the only one with a forward-mode rule.
-Where an operator has no forward-mode rule, or refuses to be transformed by `torch.func` at all, both products are
-computed by ordinary reverse-mode autograd instead: the same numbers, at a higher price.
+All three share one primal pass between many vectors, and compile under `torch.compile(fullgraph=True)`. Attention runs
+through its mathematical kernel, the only one with a forward-mode rule. Where an operator has no forward-mode rule, or
+refuses to be transformed by `torch.func` at all, both products are computed by ordinary reverse-mode autograd instead:
+the same numbers, at a higher price.
+
+`pull` and `jacobian` are differentiable again. So is `push`, but not through LayerNorm and InstanceNorm: torch takes
+their statistics for constants when it differentiates a forward-mode product (pytorch issues 196700 and 198017), and
+says nothing. Therefore nothing in this library differentiates a tangent.
 """
 
 from collections.abc import Callable
@@ -45,8 +49,10 @@ def push(f: Map, x: Float[Tensor, "batch n"], v: Float[Tensor, "*K batch n"]) ->
         >>> dy
         tensor([[1., 2.]])
     """
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH):
+        if torch.compiler.is_compiling():
+            return _push_by_transposition(f, x, v)
+        try:
             if v.dim() == x.dim():
                 return _jvp(f, x, v)
             if v.shape[0] == 1:
@@ -54,10 +60,10 @@ def push(f: Map, x: Float[Tensor, "batch n"], v: Float[Tensor, "*K batch n"]) ->
                 return y, u.unsqueeze(0)
             each = torch.func.vmap(lambda t: _jvp(f, x, t), out_dims=(None, 0))  # type: ignore[arg-type]
             return each(v)
-    except torch.OutOfMemoryError:
-        raise
-    except _UNTRANSFORMABLE:
-        return _push_by_reverse_mode(f, x, v)
+        except torch.OutOfMemoryError:
+            raise
+        except _UNTRANSFORMABLE:
+            return _push_by_reverse_mode(f, x, v)
 
 
 def pull(f: Map, x: Float[Tensor, "batch n"], w: Float[Tensor, "*K batch m"]) -> tuple[Tensor, Tensor]:
@@ -95,13 +101,13 @@ def pullback(f: Map, x: Float[Tensor, "batch n"]) -> tuple[Tensor, Map]:
         >>> transpose(z)
         tensor([[54.]])
     """
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH):
+        try:
             y, function = torch.func.vjp(f, x)  # type: ignore[misc]
-    except torch.OutOfMemoryError:
-        raise
-    except _UNTRANSFORMABLE:
-        y, function = _pullback_by_autograd(f, x)
+        except torch.OutOfMemoryError:
+            raise
+        except _UNTRANSFORMABLE:
+            y, function = _pullback_by_autograd(f, x)
     dim = x.dim()
     return y, lambda w: function(w)[0] if w.dim() == dim else _each(lambda t: function(t)[0], w)
 
@@ -109,7 +115,9 @@ def pullback(f: Map, x: Float[Tensor, "batch n"]) -> tuple[Tensor, Map]:
 def jacobian(
     f: Map, x: Float[Tensor, "batch n"], *, chunk: int | None = None
 ) -> tuple[Float[Tensor, "batch m"], Float[Tensor, "batch m n"]]:
-    """Value and Jacobian of every row, in forward mode when n <= m and in reverse mode otherwise.
+    """Value and Jacobian of every row.
+
+    In forward mode, n products, when n < m and no gradients are recorded; otherwise in reverse mode, m products.
 
     Args:
         f: a map of batches, (batch, n) -> (batch, m), independent from row to row.
@@ -125,21 +133,33 @@ def jacobian(
         tensor([[[1.],
                  [6.]]])
     """
-    batch, n = x.shape
+    n = x.shape[1]
     with torch.no_grad():
-        m = f(x[:1]).shape[1]
-    size = min(n, m)
-    basis = torch.eye(size, dtype=x.dtype, device=x.device).unsqueeze(1).expand(size, batch, size)
-    if n <= m:
-        blocks = [push(f, x, v) for v in basis.split(chunk or size)]
+        m = f(x).shape[1]
+    if n < m and not torch.is_grad_enabled():
+        blocks = [push(f, x, v) for v in _basis(n, x).split(chunk or n)]
         return blocks[0][0], torch.cat([block for _, block in blocks]).permute(1, 2, 0)
     y, transpose = pullback(f, x)
-    return y, torch.cat([transpose(w) for w in basis.split(chunk or size)]).permute(1, 0, 2)
+    return y, torch.cat([transpose(w) for w in _basis(m, x).split(chunk or m)]).permute(1, 0, 2)
+
+
+def _basis(size: int, x: Float[Tensor, "batch n"]) -> Float[Tensor, "size batch size"]:
+    return torch.eye(size, dtype=x.dtype, device=x.device).unsqueeze(1).expand(size, x.shape[0], size)
 
 
 def _jvp(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     y, u = torch.func.jvp(f, (x,), (v,))  # type: ignore[misc]
     return y, u
+
+
+def _push_by_transposition(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The transpose of `w -> w^T f'(x)`, for the compiler, which drops the product itself.
+
+    torch cannot trace the forward-mode rules of LayerNorm and GroupNorm.
+    """
+    y, transpose = torch.func.vjp(f, x)  # type: ignore[misc]
+    _, push = torch.func.vjp(lambda w: transpose(w)[0], torch.zeros_like(y))  # type: ignore[misc]
+    return y, push(v)[0] if v.dim() == x.dim() else _each(lambda t: push(t)[0], v)
 
 
 def _each(linear: Map, vectors: Float[Tensor, "K batch m"]) -> Float[Tensor, "K batch n"]:
@@ -155,25 +175,28 @@ def _each(linear: Map, vectors: Float[Tensor, "K batch m"]) -> Float[Tensor, "K 
 
 
 def _pullback_by_autograd(f: Map, x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    recorded = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
         y = f(x)
 
     def transpose(w: Tensor) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            return torch.autograd.grad(y, x, w, create_graph=True, materialize_grads=True)
+        track = recorded and torch.is_grad_enabled()
+        return torch.autograd.grad(y, x, w, retain_graph=True, create_graph=track, materialize_grads=True)
 
-    return y, transpose
+    return y if recorded else y.detach(), transpose
 
 
 def _push_by_reverse_mode(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """`w -> w^T f'(x)` is linear, so its own transpose, applied to v, is `f'(x) v` whatever w is."""
-    y, transpose = _pullback_by_autograd(f, x)
+    recorded = torch.is_grad_enabled()
     with torch.enable_grad():
+        y, transpose = _pullback_by_autograd(f, x)
         w = torch.zeros_like(y, requires_grad=True)
         (product,) = transpose(w)
-        tangents = [
-            torch.autograd.grad(product, w, t, create_graph=True, materialize_grads=True)[0]
-            for t in v.reshape(-1, *x.shape)
-        ]
-    return y, torch.stack(tangents).reshape(*v.shape[: v.dim() - x.dim()], *y.shape)
+    tangents = [
+        torch.autograd.grad(product, w, t, retain_graph=True, create_graph=recorded, materialize_grads=True)[0]
+        for t in v.reshape(-1, *x.shape)
+    ]
+    u = torch.stack(tangents).reshape(*v.shape[: v.dim() - x.dim()], *y.shape)
+    return (y, u) if recorded else (y.detach(), u)

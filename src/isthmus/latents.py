@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 import zuko
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Chi2, Distribution, MultivariateNormal, constraints
 from zuko.distributions import DiagNormal, Mixture
 from zuko.lazy import LazyDistribution, UnconditionalDistribution
@@ -144,7 +144,7 @@ def flow(dim: int, context_dim: int = 0, *, transforms: int = 3, width: int = 64
         >>> flow(2)().event_shape
         torch.Size([2])
     """
-    return zuko.flows.NSF(dim, context_dim, transforms=transforms, hidden_features=(width, width))
+    return zuko.flows.NSF(dim, context_dim, transforms=transforms, hidden_features=(width, width), activation=nn.SiLU)
 
 
 LATENTS: dict[str, Callable[..., LazyDistribution]] = {

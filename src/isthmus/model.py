@@ -88,19 +88,20 @@ class Columns(nn.Module):
         columns = cls(x.shape[1]).to(x)
         share = torch.full_like(x[:, :1], 1 / len(x)) if w is None else (w / w.sum()).unsqueeze(1)
         mean = (share * x).sum(0)
-        scale = (share * (x - mean).square()).sum(0).sqrt()
-        varies = scale > 1e-12 * x.abs().amax(0)
+        variance = (share * (x - mean).square()).sum(0)
+        varies = variance.sqrt() > 1e-12 * x.abs().amax(0)
         if drop:
             if not varies.any():
                 raise InputError(
                     f"expected a column that varies; got {x.shape[1]} constant columns in {x.shape[0]} rows; give data"
                 )
             columns.kept = varies
-        if standardise:
-            columns.mean, columns.scale = mean, torch.where(varies, scale, 1.0)
-        columns.mean = torch.where(columns.kept, columns.mean, x[0])
         if dequantise:
             columns.integer = varies & (x == x.round()).all(0)
+        if standardise:
+            spread = columns.integer / 12  # the variance that spreading integers over their unit adds
+            columns.mean, columns.scale = mean, torch.where(varies, (variance + spread).sqrt(), 1.0)
+        columns.mean = torch.where(columns.kept, columns.mean, x[0])
         columns.low, columns.high = x.amin(0), x.amax(0)
         return columns
 

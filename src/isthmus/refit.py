@@ -47,9 +47,9 @@ class Rows:
     def __getitem__(self, index: Tensor) -> "Rows":
         return Rows(self.x[index], None if self.c is None else self.c[index])
 
-    def double(self) -> "Rows":
-        """The rows in float64."""
-        return Rows(self.x.double(), None if self.c is None else self.c.double())
+    def to(self, target: torch.device | torch.dtype) -> "Rows":
+        """The rows on another device or in another precision."""
+        return Rows(self.x.to(target), None if self.c is None else self.c.to(target))
 
     def thinned(self, most: int) -> "Rows":
         """At most `most` of the rows, evenly spaced."""

@@ -36,7 +36,7 @@ from isthmus.latents import LATENTS
 from isthmus.model import Columns, Model
 from isthmus.recipe import Part, Recipe
 
-__all__ = ["FORMAT", "Fitted", "load", "save"]
+__all__ = ["FORMAT", "Fitted", "append_row", "load", "save"]
 
 FORMAT = 1
 _LARGEST_CONFIG = 50_000_000  # bytes
@@ -157,15 +157,36 @@ def _write(fitted: Fitted, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     (folder / "metrics.json").write_text(json.dumps(fitted.metrics, indent=1))
     (folder / "recipe.yaml").write_text(fitted.recipe.dump())
-    with (folder / "log.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(fitted.log[0]) if fitted.log else ["step"])
-        writer.writeheader()
-        writer.writerows(fitted.log)
+    (folder / "log.csv").write_text("")
+    for row in fitted.log:
+        append_row(folder / "log.csv", row)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     safetensors.torch.save_file(state, folder / "model.safetensors")
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def append_row(path: Path, row: Mapping[str, float]) -> None:
+    """Add a line to a CSV file, and before the first one the names.
+
+    Args:
+        path: an existing file.
+        row: the values by name.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "log.csv"
+        ...     path.touch()
+        ...     append_row(path, {"step": 1})
+        ...     path.read_text().split()
+        ['step', '1']
+    """
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def _replace(temporary: Path, folder: Path) -> None:

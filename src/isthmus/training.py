@@ -16,6 +16,7 @@ Rules behind `auto`, from the number of rows n and columns D:
 """
 
 import copy
+import importlib.util
 import logging
 import math
 import time
@@ -23,13 +24,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -44,7 +47,7 @@ from isthmus.networks import start_at_principal_components
 from isthmus.objective import Objective
 from isthmus.recipe import Recipe, TrainingRecipe
 from isthmus.refit import Refit, Rows, refit_density
-from isthmus.store import Fitted
+from isthmus.store import Fitted, append_row
 
 __all__ = ["fit", "train"]
 
@@ -56,14 +59,22 @@ _LARGEST_BETA = 1e4
 _COMPILE_STEPS = 20_000  # compiling takes 30 to 60 s and saves about 2 ms a step for small networks
 
 
-Batch = tuple[Tensor, Context, Tensor | None]
+Row = dict[str, float | int]
+
+
+class Batch(NamedTuple):
+    """Some rows: data (batch, D), context (batch, C) or None, weights (batch,) or None."""
+
+    x: Float[Tensor, "batch D"]
+    c: Context
+    w: Float[Tensor, " batch"] | None
 
 
 @dataclass
 class History:
     """What happened in a training: one record a validation, and the step whose weights were kept."""
 
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     best_step: int = 0
     steps: int = 0
     skipped: int = 0
@@ -99,7 +110,7 @@ class Batches(IterableDataset):
             start = step % per_epoch * self.size
             index = order[start : start + self.size]
             c, w = (None if t is None else t[index] for t in (self.c, self.w))
-            yield self.x[index], c, w
+            yield Batch(self.x[index], c, w)
 
 
 def _one_cycle(progress: float) -> float:
@@ -154,11 +165,12 @@ class _Trainee(lightning.LightningModule):
         super().__init__()
         self.flow, self.objective, self.settings, self.plan, self.held_out = flow, objective, settings, plan, held_out
         self.history = History()
+        self.log_file: Path | None = None
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.without_improvement = 0
         self.noise, self.smallest_sigma = plan.noise, math.inf
         self.started = time.monotonic()
-        self.step = torch.compile(self._step, fullgraph=True) if plan.compile else self._step
+        self.compiled = torch.compile(self._step, fullgraph=True) if plan.compile else None
 
     def progress(self) -> float:
         """How much of the training has passed, in [0, 1], by steps or by the clock, whichever is further."""
@@ -169,13 +181,14 @@ class _Trainee(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Start the clock and score the untrained flow, so that there always is a best state."""
         self.started = time.monotonic()
+        self.held_out = self.held_out.to(self.device)
         self._validate()
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean objective of a batch with fresh noise."""
         x, c, w = batch
         x = x + self.noise * torch.randn_like(x) + self.plan.integer_step.to(x) * (torch.rand_like(x) - 0.5)
-        total = self.step(x, c, torch.tensor(self._likelihood_weight(), dtype=x.dtype, device=x.device))
+        total = self._total(x, c, torch.tensor(self._likelihood_weight(), dtype=x.dtype, device=x.device))
         return total.mean() if w is None else (w * total).mean()
 
     def _likelihood_weight(self) -> float:
@@ -183,15 +196,29 @@ class _Trainee(lightning.LightningModule):
         warm_up = self.settings.warm_up
         return 1.0 if not warm_up else min(1.0, max(0.0, 2 * self.progress() / warm_up - 1))
 
+    def _total(self, x: Tensor, c: Context, weight: Tensor) -> Tensor:
+        if self.compiled is None:
+            return self._step(x, c, weight)
+        try:
+            return self.compiled(x, c, weight)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:  # what the networks themselves raise comes again below
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(f"torch.compile is off, since it fails on these networks: {reason}", stacklevel=2)
+            self.compiled = None
+            return self._step(x, c, weight)
+
     def _step(self, x: Tensor, c: Tensor | None, weight: Tensor) -> Tensor:
         return self.objective(self.flow, x, c, weight).total
 
     def configure_optimizers(self) -> Any:
         """AdamW, its learning rate a function of the progress."""
+        settings = self.settings
         optimizer = torch.optim.AdamW(
-            self.flow.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            self.flow.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        if self.settings.schedule == "constant":
+        if settings.schedule == "constant":
             return optimizer
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: _one_cycle(self.progress()))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
@@ -219,7 +246,7 @@ class _Trainee(lightning.LightningModule):
         z, x_hat, log_volume = flow.volume(x, c)
         reconstruction = float((x - x_hat).square().sum(1).mean())
         sigma = max(reconstruction / max(1, flow.data_dim - flow.latent_dim), 1e-12) ** 0.5
-        row = {
+        row: Row = {
             "step": self.trainer.global_step,
             "seconds": time.monotonic() - self.started,
             "reconstruction": reconstruction,
@@ -231,6 +258,10 @@ class _Trainee(lightning.LightningModule):
         }
         self.history.rows.append(row)
         self.log_dict({"nats": row["ambient_log_likelihood"], "reconstruction": reconstruction}, prog_bar=True)
+        if self.log_file is not None:
+            append_row(self.log_file, row)
+        for logger in self.loggers:
+            logger.log_metrics({name: float(value) for name, value in row.items() if name != "step"}, int(row["step"]))
         self._keep_best(row)
         self._follow(sigma)
 
@@ -242,7 +273,7 @@ class _Trainee(lightning.LightningModule):
         if self.objective.beta_follows:
             self.objective.beta.fill_(min(_LARGEST_BETA, 0.5 / self.smallest_sigma**2))
 
-    def _keep_best(self, row: dict[str, float]) -> None:
+    def _keep_best(self, row: Row) -> None:
         score = row["ambient_log_likelihood"]
         self.without_improvement += 1
         if self.best is None or score > self.best[0]:
@@ -265,9 +296,27 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _log_file(folder: str | Path | None) -> Path | None:
+    """An empty `log.csv` in the folder, which is made if need be."""
+    if folder is None:
+        return None
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "log.csv").write_text("")
+    except OSError as error:
+        raise InputError(f"expected a folder for logs that can be written; got {folder}: {error.strerror}") from error
+    return Path(folder) / "log.csv"
+
+
+def _tensorboard(folder: str | Path | None) -> Any:
+    if folder is None or importlib.util.find_spec("tensorboard") is None:
+        return False
+    return TensorBoardLogger(str(folder), name="", version="")
+
+
 def _ambient(flow: Flow, sigma: float, x: Tensor, c: Tensor | None) -> float:
     try:
-        value = Ambient(flow, IsotropicNoise(flow.data_dim, sigma).double()).linearised(x, c).mean()
+        value = Ambient(flow, IsotropicNoise(flow.data_dim, sigma).to(x)).linearised(x, c).mean()
     except torch.linalg.LinAlgError:  # a Jacobian with NaN has no Cholesky factor
         return -math.inf
     return float(value) if torch.isfinite(value) else -math.inf
@@ -284,6 +333,7 @@ def train(
     integer_step: Float[Tensor, " D"] | None = None,
     seed: int = 0,
     progress: bool = False,
+    log_dir: str | Path | None = None,
 ) -> History:
     """Train a flow in place and leave it with the weights that score best on the held-out rows.
 
@@ -297,6 +347,7 @@ def train(
         integer_step: width of an integer in standardised units for each column, 0 for others.
         seed: of batches, noise and probes; the global random state is left as it was.
         progress: whether to show a progress bar on standard error.
+        log_dir: where to write `log.csv`, and events for TensorBoard where that is installed, while it runs.
 
     Returns:
         The history.
@@ -316,18 +367,18 @@ def train(
     c, w = (None if t is None else t.to(dtype) for t in (train.c, weights))
     with torch.random.fork_rng(devices=[]), _quiet_lightning():
         torch.manual_seed(seed)
-        trainee = _Trainee(flow, objective, settings, plan, held_out.thinned(_VALIDATION_ROWS).double())
+        trainee = _Trainee(flow, objective, settings, plan, held_out.thinned(_VALIDATION_ROWS).to(torch.float64))
+        trainee.log_file = _log_file(log_dir)
         trainer = lightning.Trainer(
             max_steps=plan.max_steps,
             accelerator=settings.accelerator,
             devices=1,
             precision=settings.precision,
-            logger=False,
+            logger=_tensorboard(log_dir),
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress,
             callbacks=[RichProgressBar()] if progress else [],
-            barebones=False,
         )
         batches = Batches(train.x.to(dtype), c, w, size=plan.batch_size, steps=plan.max_steps, seed=seed)
         trainer.fit(trainee, DataLoader(batches, batch_size=None))
@@ -346,6 +397,7 @@ def fit(
     flow: Flow | None = None,
     sample_weight: ArrayLike | None = None,
     progress: bool = False,
+    log_dir: str | Path | None = None,
 ) -> Fitted:
     """From a table to a finished model: prepare columns, train, refit latent density and noise.
 
@@ -356,6 +408,7 @@ def fit(
         flow: a flow of your own to train, for as many columns as vary in X; by default the recipe builds one.
         sample_weight: one weight >= 0 a row, (n,); a weight of 2 is the same as the row twice.
         progress: whether to show a progress bar on standard error.
+        log_dir: where to write `log.csv`, and events for TensorBoard where that is installed, while it runs.
 
     Returns:
         The model with its recipe, history and held-out figures.
@@ -379,6 +432,8 @@ def fit(
     context_columns = None if table.c is None else Columns.learn(table.c, table.w, dequantise=False, drop=False)
     c = None if table.c is None or context_columns is None else context_columns.standardise(table.c)
     train_rows, held_out, weights = _split(Rows(columns.standardise(table.x), c), table.w, recipe)
+    step = columns.integer_step
+    held_out = _spread(held_out, step, recipe.seed)
     flow = _build(recipe, train_rows) if flow is None else _fitting(flow, train_rows)
     history = train(
         flow,
@@ -387,11 +442,12 @@ def fit(
         held_out,
         settings=recipe.training,
         weights=weights,
-        integer_step=columns.integer_step,
+        integer_step=step,
         seed=recipe.seed,
         progress=progress,
+        log_dir=log_dir,
     )
-    drawn = _drawn(train_rows, weights, recipe.seed).thinned(_REFIT_ROWS)
+    drawn = _spread(_drawn(train_rows, weights, recipe.seed).thinned(_REFIT_ROWS), step, recipe.seed + 1)
     refit = refit_density(flow, drawn, held_out, recipe.density, seed=recipe.seed)
     model, figures = Model(refit.ambient, columns, context_columns), _figures(history, refit, columns, started)
     return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, custom=custom)
@@ -480,6 +536,12 @@ def _drawn(rows: Rows, w: Tensor | None, seed: int) -> Rows:
         return rows
     generator = torch.Generator().manual_seed(seed)
     return rows[torch.multinomial(w, len(w), replacement=True, generator=generator)]
+
+
+def _spread(rows: Rows, step: Float[Tensor, " D"], seed: int) -> Rows:
+    """Integer columns spread evenly over their unit around each value: a density needs a continuous variable."""
+    u = torch.rand(rows.x.shape, generator=torch.Generator().manual_seed(seed), dtype=rows.x.dtype)
+    return Rows(rows.x + step * (u - 0.5), rows.c)
 
 
 def _fitting(flow: Flow, rows: Rows) -> Flow:

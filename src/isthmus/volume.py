@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from isthmus.autodiff import jacobian, pullback, push
 from isthmus.errors import InputError
@@ -71,7 +72,7 @@ def log_volume(J: Float[Tensor, "batch m n"], dtype: torch.dtype | None = torch.
 
     Args:
         J: the matrices, (batch, m, n).
-        dtype: the precision of the decomposition, float64 by default; None keeps that of J.
+        dtype: the precision of the decomposition, float64 by default; None keeps that of J, but float32 at least.
 
     Returns:
         (batch,) in nats, in the dtype of the decomposition; -inf where J is rank deficient.
@@ -80,7 +81,7 @@ def log_volume(J: Float[Tensor, "batch m n"], dtype: torch.dtype | None = torch.
         >>> log_volume(torch.diag_embed(torch.tensor([[2.0, 3.0]]))).exp()
         tensor([6.], dtype=torch.float64)
     """
-    J = J.to(dtype or J.dtype)
+    J = J.to(dtype or torch.promote_types(J.dtype, torch.float32))
     R = torch.linalg.qr(J if J.shape[1] >= J.shape[2] else J.mT).R
     return R.diagonal(dim1=1, dim2=2).abs().log().sum(1)
 
@@ -94,7 +95,9 @@ def exact(
     dtype: torch.dtype | None = torch.float64,
     chunk: int | None = None,
 ) -> Volume:
-    """The change of volume from a whole Jacobian, d products a row; differentiable.
+    """The change of volume from a whole Jacobian; differentiable.
+
+    It takes d products a row, but for the decoder's side D where gradients are recorded; see `isthmus.autodiff`.
 
     `side="decoder"` is the definition, `1/2 log det(g'^T g')` at z = f(x). `side="encoder"` is
     `-1/2 log det(f' f'^T)` at x, equal to it where f'(x) is the pseudo-inverse of g'(z).
@@ -148,10 +151,11 @@ def orthonormal_probes(z: Float[Tensor, "batch d"], K: int = 1) -> Float[Tensor,
     if not 1 <= K <= d:
         raise InputError(f"expected 1 <= K <= latent dimension {d}; got K = {K}; choose fewer probes")
     if K == 1:
-        v = torch.randn_like(z)
-        return (v * (d**0.5 / v.norm(dim=1, keepdim=True))).unsqueeze(0)
-    Q = torch.linalg.qr(torch.randn(batch, d, K, dtype=z.dtype, device=z.device)).Q
-    return Q.permute(2, 0, 1) * d**0.5
+        # normalize() keeps a vector of zeros, which float32 draws once in 2^24 times where d = 1, from becoming NaN
+        return normalize(torch.randn_like(z), dim=1).unsqueeze(0) * d**0.5
+    dtype = torch.promote_types(z.dtype, torch.float32)  # no decomposition in half precision
+    Q = torch.linalg.qr(torch.randn(batch, d, K, dtype=dtype, device=z.device)).Q
+    return Q.permute(2, 0, 1).to(z) * d**0.5
 
 
 def encoder_surrogate(
@@ -337,7 +341,7 @@ def _solve(apply: Map, b: Float[Tensor, "K batch d"], tolerance: float, max_iter
     target = tolerance**2 * rr
     for _ in range(max_iterations):
         active = rr > target
-        if not bool(active.any()):
+        if not torch.compiler.is_compiling() and not bool(active.any()):  # a compiled graph cannot depend on numbers
             break
         image = apply(direction)
         step = torch.where(active, rr / (direction * image).sum(-1, keepdim=True), 0.0)

@@ -54,7 +54,7 @@ class FreeFormFlow(Flow):
     ) -> None:
         super().__init__(data_dim, latent_dim, context_dim, latent)
         self.encoder, self.decoder = encoder, decoder
-        for layer in self.modules():
+        for layer in (*encoder.modules(), *decoder.modules()):
             _warn_of(layer)
 
     def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:

@@ -1,0 +1,566 @@
+"""The command line: a table and a model in, a table or figures out.
+
+Results go to standard output or to a file, everything else to standard error, and progress only to a terminal. What is
+wrong with the input is said in one line, with exit code 2 and nothing written; an error of the program is a traceback
+with exit code 1. Whatever is slow to import is imported by the verb that needs it.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from isthmus.errors import InputError
+
+if TYPE_CHECKING:
+    from isthmus.recipe import Recipe
+    from isthmus.store import Fitted
+
+__all__ = ["app", "main"]
+
+HIGHER = "nats per row, higher is better"
+_FEW_COLUMNS = 12
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+app = typer.Typer(
+    help="Learn the manifold that a table lies on, and the probability density on it.",
+    epilog="A TABLE is a .csv, .tsv, .parquet, .feather, .npy or .npz file, or - for CSV on standard input.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
+Table = Annotated[str, typer.Argument(metavar="TABLE", help="Table with the columns of the fit; - for standard input.")]
+TableOut = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Table to write; by default CSV to standard output."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of the random draw.", min=0, max=2**32 - 1)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: those of the command line if not given.
+
+    Returns:
+        The exit code: 0; 2 for bad input or usage; 130 after Ctrl-C; 141 where the reader of a pipe has gone.
+
+    Example:
+        >>> main(["list", "flows"])  # doctest: +ELLIPSIS
+        freeform     A flow of any two modules, neither of them invertible, made inverse to one another by training.
+        ...
+        0
+    """
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except (InputError, typer.TyperException) as error:
+        return _fail(error)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end of the process, which flushes it)
+        return 141
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise  # only Lightning's is Ctrl-C in disguise
+        _say("isthmus: interrupted; nothing was written")
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting crawl on a busy machine
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("isthmus", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    else:
+        return 0
+    finally:
+        sys.stdout.flush()
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        sys.stdout.write(f"isthmus {version('isthmus')}\n")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: isthmus fit measurements.csv -o model --latent-dim 5 --max-time 10m")
+def fit(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Rows to learn from; - for CSV on standard input.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")],
+    latent_dim: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Dimensions of the manifold; auto estimates them.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COL[,COL]", help="Columns to condition on; the others are learnt given these. Repeatable."
+        ),
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in YAML.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting of the recipe. Repeatable.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
+    max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model that is already there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a model from a table and write it to a folder.
+
+    Text, booleans, times and missing values are turned into numbers, constant columns are left out; what was done is
+    said, and undone by the other verbs. A tenth of the rows is held out to choose by.
+    """
+    _check_folder(output, force=force)
+    from isthmus.data.tables import Schema, read_table
+    from isthmus.store import save
+
+    options = {"flow.latent_dim": _latent_dim(latent_dim), "seed": seed, "training.max_time": _seconds(max_time)}
+    overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
+    chosen = _recipe(recipe, [*(settings or []), *overrides])
+    frame = read_table(table)
+    schema, notes = Schema.learn(frame, _targets(target or [], list(frame.columns)))
+    X, C = schema.encode(frame)
+    for note in notes:
+        _say(note)
+    from isthmus.training import fit as fit_matrix
+
+    fitted = fit_matrix(X, C, recipe=chosen, progress=sys.stderr.isatty() and not as_json)
+    folder = save(dataclasses.replace(fitted, schema=schema), output, force=force)
+    figures = fitted.metrics
+    if as_json:
+        shown = {key: figures[key] for key in ("seconds", "steps", "latent_dim", "beta", "validation")}
+        _print_json({"model": str(folder), **shown})
+        return
+    D = fitted.model.flow.data_dim
+    _print_rows(
+        [
+            ("model", str(folder), ""),
+            ("rows", f"{len(frame):,}", ""),
+            ("columns", f"{frame.shape[1]:,}", "" if frame.shape[1] == D else f"{D:,} numbers enter the flow"),
+            ("latent dimension", str(figures["latent_dim"]), ""),
+            ("beta", f"{figures['beta']:.4g}", "weight of the squared reconstruction error"),
+            ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
+            *_held_out(figures["validation"]),
+        ]
+    )
+
+
+@app.command(epilog="Example: isthmus score model new.csv -o scores.csv")
+def score(
+    model: ModelFolder,
+    table: Table,
+    output: TableOut = None,
+    density: Annotated[
+        str,
+        typer.Option(
+            metavar="ambient|linearised|manifold",
+            help="Density of the row, by importance sampling or (faster) along the decoder's tangent; or of its "
+            "reconstruction on the manifold.",
+        ),
+    ] = "linearised",
+) -> None:
+    """Log density and reconstruction error of each row.
+
+    Columns log_density, in nats and in the table's own units, and reconstruction_error, the squared distance to the
+    reconstruction on standardised columns; in the order of the rows.
+    """
+    from isthmus import scoring
+
+    if density not in scoring.DENSITIES:  # before the model is read
+        raise InputError(
+            f"expected a density among {', '.join(scoring.DENSITIES)}; got {density!r}; choose one of them"
+        )
+    fitted, frame = _load(model, output), _read(table)
+    with _busy(f"scoring {len(frame):,} rows"):
+        scores = scoring.score(fitted, frame, density=density)
+    _write(scores, output)
+
+
+@app.command(epilog="Example: isthmus sample model -n 1000 --given species=setosa -o samples.csv")
+def sample(
+    model: ModelFolder,
+    n: Annotated[int, typer.Option("-n", "--rows", metavar="N", help="Number of rows.", min=1)],
+    output: TableOut = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Value of a column that the model is conditioned on. Repeatable."),
+    ] = None,
+    no_noise: Annotated[
+        bool, typer.Option("--no-noise", help="Points on the manifold, without the noise off it.")
+    ] = False,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", help="Scale of codes and noise; below 1 samples are more typical.", min=0.0)
+    ] = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Draw new rows from a model.
+
+    They have the columns of the table that the model was fitted to; columns of whole numbers stay whole, and within the
+    range that was seen.
+    """
+    from isthmus import scoring
+
+    values = _given(given or [])
+    fitted = _load(model, output)
+    with _busy(f"drawing {n:,} rows"):
+        rows = scoring.sample(fitted, n, given=values, noise=not no_noise, temperature=temperature, seed=seed)
+    _write(rows, output)
+
+
+@app.command(epilog="Example: isthmus encode model new.csv -o codes.csv")
+def encode(model: ModelFolder, table: Table, output: TableOut = None) -> None:
+    """The code of each row, its place on the manifold.
+
+    Columns z0, z1, ..., and after them the columns that the model is conditioned on, if any.
+    """
+    from isthmus import scoring
+
+    _write(scoring.encode(_load(model, output), _read(table)), output)
+
+
+@app.command(epilog="Example: isthmus decode model codes.csv -o rows.csv")
+def decode(
+    model: ModelFolder,
+    codes: Annotated[
+        str, typer.Argument(metavar="CODES", help="Table that `isthmus encode` wrote; - for standard input.")
+    ],
+    output: TableOut = None,
+) -> None:
+    """The rows that codes stand for.
+
+    CODES has the columns z0, z1, ..., and those that the model is conditioned on; the rows have the columns of the
+    table that the model was fitted to.
+    """
+    from isthmus import scoring
+
+    _write(scoring.decode(_load(model, output), _read(codes)), output)
+
+
+@app.command(epilog="Example: isthmus evaluate model held_out.csv --json")
+def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False) -> None:
+    """How well a model fits rows, best rows that it has not seen.
+
+    Log densities are in nats and in the table's own units. The reconstruction error, and the distances between the rows
+    and as many samples, are measured on columns standardised as the model does it. Above 5,000 rows the
+    importance-sampled density is computed on 2,000 of them.
+    """
+    from isthmus import scoring
+
+    fitted, frame = _load(model), _read(table)
+    with _busy(f"evaluating {len(frame):,} rows"):
+        figures = scoring.evaluate(fitted, frame)
+    if as_json:
+        _print_json(figures)
+    else:
+        _print_rows(_evaluation(figures))
+    warning = scoring.distrust(figures)
+    if warning:
+        _say(f"isthmus: warning: {warning}")
+
+
+@app.command("inspect", epilog="Example: isthmus inspect model")
+def inspect_model(model: ModelFolder, as_json: AsJson = False) -> None:
+    """What a model is, and how it came about."""
+    record = _record(model, _load(model))
+    if as_json:
+        _print_json(record)
+        return
+    context = f"given {record['context_dim']} context features" if record["context_dim"] else ""
+    others = dict(record["versions"])
+    own = others.pop("isthmus", "")
+    _print_rows(
+        [
+            ("model", record["model"], "with modules of its own" if record["custom"] else ""),
+            ("dimensions", f"{record['data_dim']} -> {record['latent_dim']} -> {record['data_dim']}", context),
+            ("latent density", _part(record["latent"]), ""),
+            ("noise", _part(record["noise"]), ""),
+            ("beta", f"{record['beta']:.4g}", "weight of the squared reconstruction error"),
+            *_held_out(record["validation"]),
+            ("columns", f"{len(record['columns']):,}", ""),
+            *_by_kind(record["columns"]),
+            ("written by", f"isthmus {own}", ", ".join(f"{name} {number}" for name, number in others.items())),
+        ]
+    )
+    sys.stdout.write(f"\nrecipe\n{_indented(record['recipe'])}")
+
+
+@app.command("list", epilog="Example: isthmus list networks")
+def list_names(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WHAT]", help="flows, objectives, networks, latents, datasets or metrics; all if not given."
+        ),
+    ] = None,
+) -> None:
+    """The names that recipes and functions know."""
+    registries = _registries()
+    if what and what not in registries:
+        raise InputError(f"expected one of {', '.join(registries)}; got {what!r}; choose one, or none for all")
+    for title in [what] if what else registries:
+        rows = [(name, _first_sentence(entry)) for name, entry in registries[title].items()]
+        heading = "" if what else f"{title}\n"
+        lines = [f"{'' if what else '  '}{name:<{max(12, *(len(n) for n, _ in rows))}} {text}\n" for name, text in rows]
+        sys.stdout.write(heading + "".join(lines))
+
+
+def _check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse what `store.save` would refuse, and the replacement of what is no model, before the work of a fit."""
+    try:
+        if folder.exists() and not force:
+            raise InputError(f"expected a new folder; got {folder}, which exists; choose another name, or use --force")
+        if folder.exists() and not (folder / "config.json").is_file():
+            raise InputError(f"expected a model to replace; got {folder}, which is none; choose another name")
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"expected a folder that can be written; got {folder}: {reason}; choose another") from error
+
+
+def _recipe(path: Path | None, settings: Sequence[str]) -> "Recipe":
+    from isthmus.recipe import Recipe
+
+    recipe = Recipe.read(path, settings) if path else Recipe.parse("", settings)
+    if recipe.flow.latent_dim != "auto":
+        _latent_dim(str(recipe.flow.latent_dim))
+    return recipe
+
+
+def _latent_dim(text: str | None) -> str | None:
+    if text is None or text == "auto" or (text.isascii() and text.isdigit() and int(text) > 0):
+        return text
+    raise InputError(f"expected a latent dimension of at least 1, or auto; got {text!r}; choose another")
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise InputError(f"expected a time such as 90s, 5m or 1h; got {text!r}; write a number and its unit")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _targets(texts: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Names separated by commas, unless the whole text is a name."""
+    return [name for text in texts for name in ([text] if text in columns else text.split(","))]
+
+
+def _given(texts: Sequence[str]) -> dict[str, Any]:
+    """`name=value` pairs; an empty value is a missing one."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, separator, _) in zip(texts, pairs, strict=True):
+        if not (name and separator):
+            raise InputError(f"expected name=value; got {text!r}; write for example --given species=setosa")
+    return {name: value or None for name, _, value in pairs}
+
+
+def _load(model: Path, output: str | None = None) -> "Fitted":
+    """The model, after a look at whether the output can be written, so that no work is done in vain."""
+    from isthmus.data.tables import FORMATS
+    from isthmus.store import load
+
+    if output not in (None, "-"):
+        if not str(output).lower().endswith(tuple(FORMATS)):
+            raise InputError(f"expected an output that ends in {', '.join(FORMATS)}; got {output}; rename it")
+        if not os.path.isdir(os.path.dirname(str(output)) or "."):
+            raise InputError(f"expected an existing folder for {output}; got none; create it first")
+    return load(model)
+
+
+def _read(table: str) -> Any:
+    from isthmus.data.tables import read_table
+
+    return read_table(table)
+
+
+def _write(frame: Any, output: str | None) -> None:
+    from isthmus.data.tables import write_table
+
+    write_table(frame, output)
+
+
+def _registries() -> dict[str, Mapping[str, Any]]:
+    from isthmus.data import DATASETS
+    from isthmus.flows import FLOWS
+    from isthmus.latents import LATENTS
+    from isthmus.metrics import METRICS
+    from isthmus.networks import NETWORKS
+    from isthmus.objective import OBJECTIVES
+
+    return {
+        "flows": FLOWS,
+        "objectives": OBJECTIVES,
+        "networks": NETWORKS,
+        "latents": LATENTS,
+        "datasets": DATASETS,
+        "metrics": {name: metric.function for name, metric in METRICS.items()},
+    }
+
+
+def _first_sentence(entry: Any) -> str:
+    return (inspect.getdoc(entry) or "").partition("\n")[0]
+
+
+def _record(folder: Path, fitted: "Fitted") -> dict[str, Any]:
+    """What `inspect` says."""
+    model, config = fitted.model, json.loads((folder / "config.json").read_text())
+    schema = fitted.schema
+    number = {f"c{i}": "number" for i in range(model.columns.mean.shape[0])}
+    return {
+        "model": str(folder),
+        "data_dim": model.flow.data_dim,
+        "latent_dim": model.flow.latent_dim,
+        "context_dim": model.flow.context_dim,
+        "custom": fitted.custom,
+        "latent": fitted.latent.model_dump(),
+        "noise": fitted.noise.model_dump(),
+        "beta": fitted.metrics["beta"],
+        "validation": fitted.metrics["validation"],
+        "seconds": fitted.metrics["seconds"],
+        "steps": fitted.metrics["steps"],
+        "columns": {c.name: _kind(c) for c in schema.columns} if schema else number,
+        "recipe": fitted.recipe.model_dump(mode="json"),
+        "versions": config["versions"],
+    }
+
+
+def _by_kind(kinds: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    from isthmus.data.tables.wording import listed
+
+    groups: dict[str, list[str]] = {}
+    for name, kind in kinds.items():
+        groups.setdefault(kind, []).append(name)
+    return [(f"  {kind}", f"{len(names):,}", listed(names, _FEW_COLUMNS)) for kind, names in groups.items()]
+
+
+def _kind(column: Any) -> str:
+    words = [column.kind, "constant" * column.constant, "context" * (column.role == "context")]
+    return ", ".join(word for word in words if word)
+
+
+def _fail(error: Exception) -> int:
+    text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    if "\n" in text and text.startswith("Usage:"):  # no arguments: the help, as it is
+        _say(text)
+    else:
+        _say(f"isthmus: error: {' '.join(text.split())}")
+    return 2
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+@contextlib.contextmanager
+def _busy(what: str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def _print_json(record: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null, which JSON has."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print_rows(rows: Sequence[tuple[str, str, str]]) -> None:
+    """Name, value and remark in aligned columns."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table as Grid
+
+        grid = Grid.grid(padding=(0, 2))
+        for style in ("", "bold", "dim"):
+            grid.add_column(style=style)
+        for row in rows:
+            grid.add_row(*row)
+        Console(highlight=False, markup=False).print(grid)
+        return
+    names, values = (max(len(row[i]) for row in rows) for i in range(2))
+    for name, value, remark in rows:
+        sys.stdout.write(f"{name:<{names}}  {value:<{values}}  {remark}".rstrip() + "\n")
+
+
+def _held_out(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    labels = {
+        "ambient_log_likelihood_linearised": ("held-out log density", HIGHER),
+        "reconstruction_mse": ("held-out reconstruction", "on standardised columns, lower is better"),
+    }
+    return [(label, f"{figures[key]:.4g}", remark) for key, (label, remark) in labels.items() if key in figures]
+
+
+def _evaluation(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    distance = "samples against rows, lower is better"
+    shown = {
+        "log density": (figures["ambient_log_likelihood"], HIGHER),
+        "  standard error": (
+            figures["ambient_standard_error"],
+            f"of the importance sampling of {figures['ambient_rows']:,} rows",
+        ),
+        "  linearised": (figures["ambient_log_likelihood_linearised"], "the fast form of it"),
+        "manifold log density": (figures["manifold_log_likelihood"], "comparable for equal latent dimension only"),
+        "reconstruction_mse": (figures["reconstruction_mse"], "on standardised columns, lower is better"),
+        "fid_like": (figures["fid_like"], distance),
+        "energy_distance": (figures["energy_distance"], distance),
+        "c2st_auc": (figures["c2st_auc"], "samples against rows, 0.5 is best, 1 is worst"),
+    }
+    return [
+        ("rows", f"{figures['n']:,}", ""),
+        ("dimensions", f"{figures['D']} -> {figures['d']} -> {figures['D']}", ""),
+        *((name, f"{value:.4f}", remark) for name, (value, remark) in shown.items()),
+        ("seconds", f"{figures['seconds']:.1f}", ""),
+    ]
+
+
+def _part(record: Mapping[str, Any]) -> str:
+    """A kind with its options, in one word and a few."""
+    options = ", ".join(f"{key} {value}" for key, value in record.items() if key != "kind")
+    return f"{record['kind']} ({options})" if options else str(record["kind"])
+
+
+def _indented(record: Mapping[str, Any]) -> str:
+    import yaml
+
+    return "".join(f"  {line}\n" for line in yaml.safe_dump(record, sort_keys=False).splitlines())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

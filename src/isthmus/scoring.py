@@ -1,0 +1,273 @@
+"""What a fitted model says about tables: scores, codes, rows and figures, from data frames to data frames.
+
+Columns are found by name through the model's schema; the context columns of a conditional model are columns of the same
+table. Log densities are in nats and in the table's own units. Reconstruction errors and distances between samples and
+rows are measured on columns standardised as the model standardises them, so that a change of units changes nothing.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isthmus.data.tables import Column, Schema
+from isthmus.data.tables.columns import Role, named
+from isthmus.data.tables.wording import quoted
+from isthmus.errors import InputError
+from isthmus.flow import Context
+from isthmus.metrics import METRICS
+from isthmus.model import Model
+from isthmus.store import Fitted
+
+__all__ = ["DENSITIES", "decode", "distrust", "encode", "evaluate", "sample", "score"]
+
+DENSITIES = ("linearised", "ambient", "manifold")
+
+_SAMPLED_ROWS = 1_000  # at once: noise with one covariance a component takes D^2 numbers a row
+_MOST_AUDITED_ROWS = 5_000  # above, the importance-sampled density is computed on fewer rows
+_AUDITED_ROWS = 2_000
+_LARGEST_GAP = 1.0  # nats a row, beside three standard errors
+
+
+class _Rows(NamedTuple):
+    """Data (n, columns), and context (n, C) or None, in the user's units."""
+
+    x: Float[Tensor, "n columns"]
+    c: Context
+
+
+def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -> pd.DataFrame:
+    """Log density and reconstruction error of each row.
+
+    Args:
+        fitted: the model and its record.
+        frame: a table with the columns of the fit.
+        density: one of `DENSITIES`, see `isthmus.model.Model.log_prob`.
+
+    Returns:
+        `log_density` in nats, and `reconstruction_error`, the squared distance to the reconstruction on standardised
+        columns; in the order of the rows.
+
+    Raises:
+        InputError: the density is unknown, or the table does not suit the model.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> fitted = fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe)
+        >>> score(fitted, pd.DataFrame({"a": [1.5], "b": [1.5]})).columns.tolist()
+        ['log_density', 'reconstruction_error']
+    """
+    if density not in DENSITIES:
+        raise InputError(f"expected a density among {', '.join(DENSITIES)}; got {density!r}; choose one of them")
+    model, rows = fitted.model, _rows(fitted, frame)
+    log_density = model.log_prob(rows.x, rows.c, density=density)  # type: ignore[arg-type]
+    return pd.DataFrame({"log_density": log_density.numpy(), "reconstruction_error": _errors(model, rows).numpy()})
+
+
+def encode(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
+    """The code of each row.
+
+    Args:
+        fitted: the model and its record.
+        frame: a table with the columns of the fit.
+
+    Returns:
+        Columns z0, z1, ..., then the context columns, which `decode` needs.
+
+    Raises:
+        InputError: the table does not suit the model.
+    """
+    rows = _rows(fitted, frame)
+    z = fitted.model.encode(rows.x, rows.c)
+    codes = pd.DataFrame(z.numpy(), columns=[f"z{i}" for i in range(z.shape[1])])
+    context = _named(fitted, frame)[[column.name for column in _columns(fitted, "context")]]
+    return pd.concat([codes, context.reset_index(drop=True)], axis=1)
+
+
+def decode(fitted: Fitted, codes: pd.DataFrame) -> pd.DataFrame:
+    """The rows that codes stand for, points of the learned manifold in the user's columns.
+
+    Args:
+        fitted: the model and its record.
+        codes: columns z0, z1, ..., and the context columns of a conditional model; a nameless array will do.
+
+    Returns:
+        The user's columns, whole numbers rounded.
+
+    Raises:
+        InputError: a column is missing, or holds what is no code.
+    """
+    axes = _numbers("z", fitted.model.flow.latent_dim)
+    if list(codes.columns) == [f"c{i}" for i in range(len(axes))]:  # as `read_table` names a nameless array
+        codes = codes.set_axis([axis.name for axis in axes], axis=1)
+    z, c = _tensors(*Schema(columns=(*axes, *_columns(fitted, "context"))).encode(codes))
+    return _frame(fitted, _Rows(fitted.model.decode(z, c), c))
+
+
+def sample(
+    fitted: Fitted,
+    n: int,
+    *,
+    given: Mapping[str, str] | None = None,
+    noise: bool = True,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Draw rows from a model.
+
+    Args:
+        fitted: the model and its record.
+        n: number of rows, >= 1.
+        given: a value for each context column of a conditional model.
+        noise: whether to add the noise off the manifold.
+        temperature: scale of codes and noise; 1 is the model.
+        seed: of the draw; the global random state is left as it was.
+
+    Returns:
+        The user's columns, the given ones among them; whole numbers are rounded and within the range seen.
+
+    Raises:
+        InputError: a value is missing or given to no purpose, or does not suit its column.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> sample(fit([[0, 1], [1, 2], [2, 3], [3, 4]], recipe=recipe), 2).shape
+        (2, 2)
+    """
+    given, names = given or {}, [column.name for column in _columns(fitted, "context")]
+    if names and not given:
+        raise InputError(f"expected a value for each of {quoted(*names)}; got none; give it (--given {names[0]}=...)")
+    c = torch.from_numpy(_schema(fitted).encode_context(given)).expand(n, -1) if given else None
+    return _frame(fitted, _Rows(_draw(fitted.model, n, c, noise=noise, temperature=temperature, seed=seed), c))
+
+
+def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
+    """How well a model fits rows, best rows that it was not fitted to.
+
+    As many samples as rows are compared with the rows by the metrics of `isthmus.metrics`; above 5,000 rows the
+    importance-sampled density is computed on 2,000 evenly spaced ones.
+
+    Args:
+        fitted: the model and its record.
+        frame: a table with the columns of the fit, at least 10 rows.
+        seed: of the samples.
+
+    Returns:
+        `n` rows, `D` columns that enter the flow, `d`; `fid_like`, `energy_distance`, `c2st_auc` and
+        `reconstruction_mse` on standardised columns; mean log densities in nats a row: `manifold_log_likelihood`,
+        `ambient_log_likelihood` (importance-sampled, with `ambient_standard_error`, on `ambient_rows`),
+        `ambient_log_likelihood_linearised`, and `ambient_gap`, by how much the latter exceeds the former on the same
+        rows; `seconds`.
+
+    Raises:
+        InputError: the table does not suit the model.
+    """
+    started = time.monotonic()
+    model, rows = fitted.model, _rows(fitted, frame)
+    samples = _frame(fitted, _Rows(_draw(model, len(rows.x), rows.c, seed=seed), rows.c))
+    pair = model.columns.standardise(_rows(fitted, samples).x), model.columns.standardise(rows.x)
+    figures: dict[str, Any] = {"n": len(rows.x), "D": model.flow.data_dim, "d": model.flow.latent_dim}
+    figures |= {name: METRICS[name].function(*pair) for name in ("fid_like", "energy_distance", "c2st_auc")}
+    figures["reconstruction_mse"] = float(_errors(model, rows).mean())
+    figures["manifold_log_likelihood"] = float(model.log_prob(rows.x, rows.c, density="manifold").mean())
+    figures |= _ambient(model, rows)
+    return figures | {"seconds": time.monotonic() - started}
+
+
+def distrust(figures: Mapping[str, Any]) -> str | None:
+    """A sentence where the figures of `evaluate` say that the linearised density is wrong, or None.
+
+    Example:
+        >>> distrust({"ambient_gap": 0.5, "ambient_standard_error": 0.1}) is None
+        True
+    """
+    gap, error = figures["ambient_gap"], figures["ambient_standard_error"]
+    if abs(gap) <= _LARGEST_GAP + 3 * error:
+        return None
+    side = "above" if gap > 0 else "below"
+    return (
+        f"the linearised density is {abs(gap):.2f} nats per row {side} the importance-sampled one and should not be "
+        "trusted; score with density 'ambient'"
+    )
+
+
+def _ambient(model: Model, rows: _Rows) -> dict[str, Any]:
+    n = len(rows.x)
+    index = torch.arange(n)
+    if n > _MOST_AUDITED_ROWS:
+        index = torch.linspace(0, n - 1, _AUDITED_ROWS, dtype=torch.float64).round().long()
+    linearised = model.log_prob(rows.x, rows.c)
+    value, error = model.importance_sampled(rows.x[index], None if rows.c is None else rows.c[index])
+    return {
+        "ambient_log_likelihood": float(value.mean()),
+        "ambient_standard_error": float(error.square().mean().sqrt()) / math.sqrt(len(index)),
+        "ambient_rows": len(index),
+        "ambient_log_likelihood_linearised": float(linearised.mean()),
+        "ambient_gap": float((linearised[index] - value).mean()),
+    }
+
+
+def _errors(model: Model, rows: _Rows) -> Float[Tensor, " n"]:
+    """Squared distance of each row to its reconstruction, on standardised columns."""
+    x_hat = model.reconstruct(rows.x, rows.c)
+    return (model.columns.standardise(rows.x) - model.columns.standardise(x_hat)).square().sum(1)
+
+
+def _draw(
+    model: Model, n: int, c: Context, *, noise: bool = True, temperature: float = 1.0, seed: int = 0
+) -> Float[Tensor, "n columns"]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = []
+        for start in range(0, n, _SAMPLED_ROWS):
+            stop = min(n, start + _SAMPLED_ROWS)
+            part = None if c is None else c[start:stop]
+            parts.append(model.sample(stop - start, part, noise=noise, temperature=temperature))
+    return torch.cat(parts)
+
+
+def _frame(fitted: Fitted, rows: _Rows) -> pd.DataFrame:
+    """The table of rows that a model made; of a category the largest level wins, so its features are not rounded."""
+    data = _columns(fitted, "data")
+    category = torch.tensor([column.kind == "category" for column in data for _ in column.features])
+    x = torch.where(category, rows.x, fitted.model.columns.round_integers(rows.x))
+    return _schema(fitted).decode(x.numpy(), None if rows.c is None else rows.c.numpy())
+
+
+def _rows(fitted: Fitted, frame: pd.DataFrame) -> _Rows:
+    return _tensors(*_schema(fitted).encode(_named(fitted, frame)))
+
+
+def _tensors(x: np.ndarray, c: np.ndarray | None) -> _Rows:
+    return _Rows(torch.from_numpy(x), None if c is None else torch.from_numpy(c))
+
+
+def _schema(fitted: Fitted) -> Schema:
+    """The model's own schema; of a model that was fitted to a nameless matrix, columns c0, c1, ... of numbers."""
+    if fitted.schema is not None:
+        return fitted.schema
+    n_columns, context_dim = fitted.model.columns.mean.shape[0], fitted.model.flow.context_dim
+    return Schema(columns=(*_numbers("c", n_columns), *_numbers("context", context_dim, "context")))
+
+
+def _columns(fitted: Fitted, role: Role) -> tuple[Column, ...]:
+    return tuple(column for column in _schema(fitted).columns if column.role == role)
+
+
+def _numbers(prefix: str, count: int, role: Role = "data") -> tuple[Column, ...]:
+    return tuple(Column(name=f"{prefix}{i}", kind="number", role=role, dtype="float64") for i in range(count))
+
+
+def _named(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
+    """The table under the model's names: by position where the model was fitted to a nameless matrix."""
+    names = [column.name for column in _schema(fitted).columns]
+    by_position = fitted.schema is None and frame.shape[1] == len(names)
+    return frame.set_axis(names, axis=1) if by_position else named(frame)

@@ -1,0 +1,201 @@
+"""The tables that the property tests run over: encoder-decoder pairs of every kind, one instance of every flow; and the
+brute-force answers they are held against, which use nothing of `isthmus.autodiff`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.autograd.functional import jacobian
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from isthmus import networks
+from isthmus.flows import FLOWS, FreeFormFlow
+
+# ------------------------------------------------------------------------------------------ modules as users write them
+
+
+class Residual(nn.Module):
+    """A skip around LayerNorm and a nonlinear branch; the context is added after the first layer."""
+
+    def __init__(self, inputs, outputs, context_dim, width=12):
+        super().__init__()
+        self.lift, self.context = nn.Linear(inputs, width), nn.Linear(max(1, context_dim), width)
+        self.norm, self.branch = nn.LayerNorm(width), nn.Linear(width, width)
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, x, c=None):
+        h = self.lift(x) if c is None else self.lift(x) + self.context(c)
+        return self.head(h + torch.nn.functional.gelu(self.branch(self.norm(h))))
+
+
+class Attention(nn.Module):
+    """One token a column (and a context column), attention between them, pooled to the outputs."""
+
+    def __init__(self, inputs, outputs, context_dim, width=8):
+        super().__init__()
+        tokens = inputs + context_dim
+        self.place, self.scale = nn.Parameter(torch.randn(tokens, width)), nn.Parameter(torch.randn(tokens, width))
+        self.mix, self.head = self.mixer(width), nn.Linear(tokens * width, outputs)
+
+    def forward(self, x, c=None):
+        columns = x if c is None else torch.cat([x, c], 1)
+        tokens = self.place + self.scale * columns.unsqueeze(2)
+        return self.head((tokens + self.attend(tokens)).flatten(1))
+
+
+class MultiheadAttention(Attention):
+    def mixer(self, width):
+        return nn.MultiheadAttention(width, 2, batch_first=True)
+
+    def attend(self, tokens):
+        return self.mix(tokens, tokens, tokens, need_weights=False)[0]
+
+
+class FusedAttention(Attention):
+    def mixer(self, width):
+        return nn.Linear(width, 3 * width)
+
+    def attend(self, tokens):
+        heads = self.mix(tokens).unflatten(2, (6, -1)).transpose(1, 2)
+        return scaled_dot_product_attention(*heads.chunk(3, 1)).transpose(1, 2).flatten(2)
+
+
+class WithoutForwardMode(torch.autograd.Function):
+    """x * exp(-x^2): reverse mode by hand, as current torch wants it; neither a jvp nor a vmap rule."""
+
+    @staticmethod
+    def forward(x):
+        return x * (-(x**2)).exp()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * (1 - 2 * x**2) * (-(x**2)).exp()
+
+
+class Legacy(torch.autograd.Function):
+    """The same as it was written before `setup_context`: `torch.func` refuses it altogether."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return WithoutForwardMode.forward(x)
+
+    backward = WithoutForwardMode.backward
+
+
+class Operator(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function.apply(x)
+
+
+class LegacyAttention(FusedAttention):
+    def attend(self, tokens):
+        return Legacy.apply(super().attend(tokens))
+
+
+def user_pair(module):
+    return lambda D, d, C: (module(D, d, C), module(d, D, C))
+
+
+def operator_pair(function):
+    def perceptron(inputs, outputs):
+        return networks.Network(nn.Linear(inputs, 10), Operator(function), nn.Linear(10, outputs))
+
+    return lambda D, d, C: (perceptron(D + C, d), perceptron(d + C, D))
+
+
+# ------------------------------------------------------------------------------------------------------------ the tables
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair of networks in float64 with data that fits it."""
+
+    pair: Callable
+    D: int = 5
+    d: int = 3
+    C: int = 0
+
+    def modules(self):
+        return tuple(module.double() for module in self.pair(self.D, self.d, self.C))
+
+    def flow(self):
+        return FreeFormFlow(*self.modules(), self.D, self.d, self.C)
+
+    def data(self, rows=4):
+        c = torch.randn(rows, self.C, dtype=torch.float64) if self.C else None
+        return torch.randn(rows, self.D, dtype=torch.float64), c
+
+
+PAIRS = {
+    "mlp": Case(lambda D, d, C: networks.mlp_pair(D, d, C, width=8)),
+    "residual": Case(lambda D, d, C: networks.residual_pair(D, d, C, width=8, depth=1)),
+    "skip": Case(lambda D, d, C: networks.skip_pair(D, d, C, width=8)),
+    "convolutional": Case(lambda D, d, C: networks.convolutional_pair(D, d, C, shape=(1, 4, 4), channels=4), D=16),
+    "user": Case(user_pair(Residual)),
+    "multihead": Case(user_pair(MultiheadAttention)),
+    "fused": Case(user_pair(FusedAttention)),
+    "no forward mode": Case(operator_pair(WithoutForwardMode)),
+    "legacy": Case(operator_pair(Legacy)),
+    "legacy attention": Case(user_pair(LegacyAttention)),
+}
+PAIRS |= {f"{name} given c": Case(case.pair, C=2) for name, case in PAIRS.items() if name != "convolutional"}
+
+DIMENSIONS = {"d < D": (5, 2, 0), "d = 1": (3, 1, 0), "d = D": (3, 3, 0), "given c": (4, 2, 2)}
+
+
+def make_flow(name, D=5, d=2, C=0, **options):
+    """An instance of every entry of FLOWS, in float64, its parameters away from any symmetric start."""
+    kind = FLOWS[name]
+    flow = kind(*networks.mlp_pair(D, d, C, width=16), D, d, C) if kind is FreeFormFlow else kind(D, d, C, **options)
+    flow = flow.double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return flow
+
+
+# ------------------------------------------------------------------------------------------------------------ brute force
+
+
+def maps(modules, c=None):
+    """Encoder and decoder with the context bound, as `Flow.maps` hands them over."""
+    return tuple((lambda x, net=net: net(x)) if c is None else (lambda x, net=net: net(x, c)) for net in modules)
+
+
+def row_maps(modules, c=None):
+    """The same for one row, by its number: (b, x) -> f(x), x without the batch dimension."""
+
+    def bind(net):
+        return lambda b, x: (net(x[None]) if c is None else net(x[None], c[b : b + 1]))[0]
+
+    return tuple(bind(net) for net in modules)
+
+
+def jacobians(f, x):
+    """f'(x) of every row, (batch, m, n), by reverse mode a row and an output at a time; differentiable."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.stack([jacobian(lambda t, b=b: f(b, t), x[b], create_graph=True) for b in range(len(x))])
+
+
+def half_log_det(J):
+    """1/2 log det J^T J of tall matrices, J J^T of wide ones, from the singular values."""
+    return torch.linalg.svdvals(J).log().sum(1)
+
+
+def gradients(value, parameters):
+    """The gradient of a sum, with zeros where there is none, flat."""
+    parts = torch.autograd.grad(value.sum(), list(parameters), retain_graph=True, materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])

@@ -1,0 +1,142 @@
+"""What every flow promises, over all of FLOWS and all kinds of dimensions; then what single families promise."""
+
+import copy
+import typing
+
+import pytest
+import torch
+from cases import DIMENSIONS, half_log_det, jacobians, make_flow
+
+from isthmus.errors import InputError
+from isthmus.flow import Flow
+from isthmus.flows import FLOWS, FreeFormFlow, RectangularFlow
+from isthmus.networks import mlp_pair
+from isthmus.volume import exact
+
+CLOSE = {"rtol": 1e-8, "atol": 1e-8}
+
+
+@pytest.fixture(params=[(name, dims) for name in FLOWS for dims in DIMENSIONS], ids="-".join)
+def made(request):
+    """A flow with rows and contexts that fit it."""
+    name, dims = request.param
+    D, d, C = DIMENSIONS[dims]
+    c = torch.randn(6, C, dtype=torch.float64) if C else None
+    return make_flow(name, D, d, C), torch.randn(6, D, dtype=torch.float64), c
+
+
+def row_maps(flow, c):
+    return tuple((lambda b, t, f=f: f(t[None], None if c is None else c[b : b + 1])[0]) for f in (flow.encode, flow.decode))
+
+
+def test_flows_are_final_and_the_contract_abstract():
+    for kind in FLOWS.values():
+        assert issubclass(kind, Flow)
+        assert kind.__final__
+    with pytest.raises(TypeError, match="abstract"):
+        Flow(3, 1)
+
+
+def test_the_parts_fit_together(made):
+    flow, x, c = made
+    z, x_hat, log_volume = flow.volume(x, c)
+    assert z.shape == (6, flow.latent_dim)
+    assert x_hat.shape == (6, flow.data_dim)
+    for found, expected in (
+        (flow.encode(x, c), z),
+        (flow.decode(z, c), x_hat),
+        (flow.reconstruct(x, c), x_hat),
+        (flow.log_prob(x, c), flow.base(c).log_prob(z) - log_volume),
+        (flow.maps(c)[0](x), z),
+        (flow.maps(c)[1](z), x_hat),
+    ):
+        torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def test_the_volume_is_the_determinant_of_either_jacobian(made):
+    flow, x, c = made
+    f_row, g_row = row_maps(flow, c)
+    by_decoder, by_encoder = half_log_det(jacobians(g_row, flow.encode(x, c))), -half_log_det(jacobians(f_row, x))
+    torch.testing.assert_close(flow.volume(x, c).log_volume, by_decoder, **CLOSE)
+    with torch.no_grad():
+        torch.testing.assert_close(flow.volume(x, c).log_volume, by_decoder, **CLOSE)
+        torch.testing.assert_close(exact(*flow.maps(c), x, side="encoder").log_volume, by_encoder, **CLOSE)
+        torch.testing.assert_close(exact(*flow.maps(c), x, chunk=1).log_volume, by_decoder, **CLOSE)
+
+
+def test_rows_do_not_see_one_another(made):
+    flow, x, c = made
+    for function in (flow.encode, flow.reconstruct, flow.log_prob):
+        alone = torch.cat([function(x[i : i + 1], None if c is None else c[i : i + 1]) for i in range(6)])
+        torch.testing.assert_close(function(x, c), alone, rtol=1e-10, atol=1e-10)
+
+
+def test_the_context_matters_where_there_is_one(made):
+    flow, x, c = made
+    if c is not None:
+        assert not torch.allclose(flow.encode(x, c), flow.encode(x, c.flip(0)))
+        assert not torch.allclose(flow.decode(x[:, : flow.latent_dim], c), flow.decode(x[:, : flow.latent_dim], c.flip(0)))
+
+
+def test_samples_are_decoded_codes_at_any_temperature(made):
+    flow, _, c = made
+    torch.manual_seed(1)
+    x = flow.sample(6, c)
+    torch.manual_seed(1)
+    base = flow.base(c)
+    z = base.sample() if base.batch_shape else base.sample(torch.Size([6]))
+    torch.testing.assert_close(x, flow.decode(z, c).detach())
+    assert not x.requires_grad
+    torch.manual_seed(1)
+    torch.testing.assert_close(flow.sample(6, c, temperature=0.3), flow.decode(0.3 * z, c).detach())
+    if c is not None:
+        with pytest.raises(InputError, match="one context row for each of 4 samples; got 6 rows"):
+            flow.sample(4, c)
+
+
+def test_parameters_are_all_of_a_flow(made):
+    flow, x, c = made
+    twin = copy.deepcopy(flow)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    twin.load_state_dict(flow.state_dict())
+    assert torch.equal(twin.log_prob(x, c), flow.log_prob(x, c))
+    assert flow.float().log_prob(x.float(), None if c is None else c.float()).isfinite().all()
+
+
+@pytest.mark.parametrize("d", [0, 4, -1])
+@pytest.mark.parametrize("name", FLOWS)
+def test_more_latent_dimensions_than_columns_are_refused(name, d):
+    arguments = mlp_pair(3, 2) if FLOWS[name] is FreeFormFlow else ()
+    with pytest.raises(InputError, match=f"expected 1 <= latent dimension <= 3 columns; got {d}; choose another"):
+        FLOWS[name](*arguments, 3, d)
+
+
+def test_every_annotation_of_the_contract_is_kept():
+    """A flow may be passed wherever a Flow is asked for: same names, same order."""
+    for kind in FLOWS.values():
+        for method in ("encode", "decode", "volume"):
+            own, contract = (typing.get_type_hints(getattr(owner, method)) for owner in (kind, Flow))
+            assert list(own) == list(contract)
+
+
+# ---------------------------------------------------------------------------------------------------- rectangular flows
+
+
+@pytest.mark.parametrize("dims", DIMENSIONS.values(), ids=DIMENSIONS)
+def test_a_rectangular_encoder_is_a_left_inverse(dims):
+    flow, z = make_flow("rectangular", *dims), torch.randn(6, dims[1], dtype=torch.float64)
+    c = torch.randn(6, dims[2], dtype=torch.float64) if dims[2] else None
+    torch.testing.assert_close(flow.encode(flow.decode(z, c), c), z, **CLOSE)
+
+
+def test_a_square_rectangular_flow_is_an_ordinary_normalising_flow():
+    flow, x = make_flow("rectangular", 4, 4), torch.randn(6, 4, dtype=torch.float64)
+    z, log_det = flow.embedding(None).call_and_ladj(x)
+    torch.testing.assert_close(flow.log_prob(x), flow.base().log_prob(z) + log_det, **CLOSE)
+
+
+def test_without_latent_transforms_the_latent_is_normal():
+    base, z = RectangularFlow(3, 2, latent_transforms=0).base(), torch.randn(5, 2)
+    torch.testing.assert_close(base.log_prob(z), torch.distributions.Normal(0, 1).log_prob(z).sum(1))

@@ -1,0 +1,97 @@
+"""Latent densities: normalised, the law of their samples, and equal to what scipy and torch say."""
+
+import pytest
+import torch
+from scipy import stats
+from torch.distributions import MultivariateNormal
+
+from isthmus.errors import InputError
+from isthmus.latents import LATENTS, MultivariateStudentT, student_t
+
+
+def latent(name, dim, context_dim=0):
+    """One of each kind in float64, its parameters moved to where nothing is symmetric."""
+    lazy = LATENTS[name](dim, context_dim).double()
+    with torch.no_grad():
+        for parameter in lazy.parameters():
+            parameter += 0.03 * torch.randn_like(parameter)
+        if name == "mixture":
+            lazy.logits += torch.randn_like(lazy.logits)
+            lazy.means += torch.randn_like(lazy.means)
+            lazy.scale_tril = (0.5 * torch.randn_like(lazy.scale_tril)).tril(-1) + torch.diag(torch.rand(dim).double() + 0.3)
+    return lazy
+
+
+def grid(dim, reach=7.0):
+    """Points of R^d, spaced like sinh for the sake of heavy tails, and their weights."""
+    t = torch.arange(-reach, reach, {1: 5e-4, 2: 0.05}[dim], dtype=torch.float64)
+    points = torch.cartesian_prod(*[t] * dim).reshape(-1, dim)
+    return points.sinh(), points.cosh().prod(1) * (t[1] - t[0]) ** dim
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("name", LATENTS)
+def test_integrates_to_one_and_is_the_law_of_its_samples(name, dim):
+    with torch.no_grad():
+        base = latent(name, dim)()
+        points, weights = grid(dim)
+        mass = base.log_prob(points).exp() * weights
+        assert float(mass.sum()) == pytest.approx(1, abs=2e-4)
+        z = base.sample(torch.Size([10_000]))
+        assert z.shape == (10_000, dim)
+        for statistic in (torch.cos, torch.tanh, lambda t: (2 * t).sin() * t[:, :1].tanh()):
+            drawn, expected = statistic(z).mean(0), (statistic(points) * mass.unsqueeze(1)).sum(0)
+            assert float(((drawn - expected) / statistic(z).std(0)).abs().max()) < 4.5 / 100
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_each_kind_follows_its_module_and_takes_a_context(name):
+    lazy = latent(name, 3, context_dim=2)
+    c = torch.randn(5, 2, dtype=torch.float64)
+    base = lazy(c)
+    assert base.event_shape == (3,)
+    z = base.sample() if base.batch_shape else base.sample(torch.Size([5]))
+    value = base.log_prob(z)
+    assert z.dtype == value.dtype == torch.float64
+    assert z.shape == (5, 3)
+    assert value.shape == (5,)
+    depends = not torch.allclose(lazy(c.flip(0)).log_prob(z), value)
+    assert depends is (name == "flow")
+
+
+@pytest.mark.parametrize("df", [1.0, 2.5, 30.0])
+def test_student_t_is_that_of_scipy(df):
+    z = 3 * torch.randn(20, 3, dtype=torch.float64)
+    for d in (1, 2, 3):
+        expected = stats.multivariate_t(shape=torch.eye(d).numpy(), df=df).logpdf(z[:, :d].numpy())
+        found = student_t(d, df=df).double()().log_prob(z[:, :d])
+        torch.testing.assert_close(found, torch.as_tensor(expected).reshape(20), rtol=1e-10, atol=1e-10)
+
+
+def test_columns_of_the_student_t_share_one_scale():
+    z = MultivariateStudentT(torch.tensor(8.0), 2).sample(torch.Size([40_000]))
+    assert float(torch.corrcoef(z.T)[0, 1].abs()) < 0.02
+    assert float(torch.corrcoef(z.abs().T)[0, 1]) > 0.05
+    assert float(z.var()) == pytest.approx(8 / 6, rel=0.05)
+    assert MultivariateStudentT(torch.tensor(8.0), 2).sample().shape == (2,)
+
+
+def test_student_t_is_differentiable_through_its_samples():
+    df = torch.tensor(5.0, requires_grad=True)
+    MultivariateStudentT(df, 2).rsample((3,)).sum().backward()
+    assert df.grad.isfinite()
+
+
+@pytest.mark.parametrize("df", [0.0, -1.0])
+def test_student_t_refuses_no_degrees_of_freedom(df):
+    with pytest.raises(InputError, match=r"expected degrees of freedom > 0; got .*; 5 is a usual choice"):
+        student_t(2, df=df)
+
+
+def test_mixture_is_the_weighted_sum_of_its_gaussians():
+    lazy, z = latent("mixture", 2), torch.randn(9, 2, dtype=torch.float64)
+    parts = [
+        share.log() + MultivariateNormal(mean, scale_tril=tril).log_prob(z)
+        for share, mean, tril in zip(lazy.logits.softmax(0), lazy.means, lazy.scale_tril, strict=True)
+    ]
+    torch.testing.assert_close(lazy().log_prob(z), torch.stack(parts).logsumexp(0), rtol=1e-12, atol=1e-12)
