@@ -15,10 +15,11 @@ from isthmus.volume import ESTIMATORS, Surrogate, Volume
 
 if TYPE_CHECKING:
     from isthmus.estimator import InjectiveFlow, InjectiveFlowDetector
+    from isthmus.fitting import fit
     from isthmus.model import Model
     from isthmus.recipe import Recipe
     from isthmus.store import load, save
-    from isthmus.training import fit, train
+    from isthmus.training import train
 
 __all__ = [
     "ESTIMATORS",
@@ -52,7 +53,7 @@ _LAZY = {
     "InjectiveFlowDetector": "estimator",
     "Model": "model",
     "Recipe": "recipe",
-    "fit": "training",
+    "fit": "fitting",
     "load": "store",
     "save": "store",
     "train": "training",

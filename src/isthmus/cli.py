@@ -13,7 +13,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -132,10 +131,10 @@ def fit(
     Text, booleans, times and missing values are turned into numbers, constant columns are left out; what was done is
     said, and undone by the other verbs. A tenth of the rows is held out to choose by.
     """
-    _check_folder(output, force=force)
     from isthmus.data.tables import Schema, read_table
-    from isthmus.store import save
+    from isthmus.store import check_output, save
 
+    check_output(output, force=force)
     options = {"flow.latent_dim": _latent_dim(latent_dim), "seed": seed, "training.max_time": _seconds(max_time)}
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
     chosen = _recipe(recipe, [*(settings or []), *overrides])
@@ -144,7 +143,7 @@ def fit(
     X, C = schema.encode(frame)
     for note in notes:
         _say(note)
-    from isthmus.training import fit as fit_matrix
+    from isthmus.fitting import fit as fit_matrix
 
     fitted = fit_matrix(X, C, recipe=chosen, progress=sys.stderr.isatty() and not as_json)
     folder = save(dataclasses.replace(fitted, schema=schema), output, force=force)
@@ -324,22 +323,6 @@ def list_names(
         heading = "" if what else f"{title}\n"
         lines = [f"{'' if what else '  '}{name:<{max(12, *(len(n) for n, _ in rows))}} {text}\n" for name, text in rows]
         sys.stdout.write(heading + "".join(lines))
-
-
-def _check_folder(folder: Path, *, force: bool) -> None:
-    """Refuse what `store.save` would refuse, and the replacement of what is no model, before the work of a fit."""
-    try:
-        if folder.exists() and not force:
-            raise InputError(f"expected a new folder; got {folder}, which exists; choose another name, or use --force")
-        if folder.exists() and not (folder / "config.json").is_file():
-            raise InputError(f"expected a model to replace; got {folder}, which is none; choose another name")
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."):
-            pass
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"expected a folder that can be written; got {folder}: {reason}; choose another") from error
 
 
 def _recipe(path: Path | None, settings: Sequence[str]) -> "Recipe":

@@ -11,10 +11,10 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from isthmus.errors import InputError
+from isthmus.fitting import fit
 from isthmus.model import Density
 from isthmus.recipe import Recipe
 from isthmus.store import Fitted
-from isthmus.training import fit
 
 __all__ = ["InjectiveFlow", "InjectiveFlowDetector"]
 

@@ -68,6 +68,7 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -
         raise InputError(f"expected a density among {', '.join(DENSITIES)}; got {density!r}; choose one of them")
     model, rows = fitted.model, _rows(fitted, frame)
     log_density = model.log_prob(rows.x, rows.c, density=density)  # type: ignore[arg-type]
+    log_density = torch.where(log_density.isnan(), -torch.inf, log_density)  # so far away that arithmetic overflows
     return pd.DataFrame({"log_density": log_density.numpy(), "reconstruction_error": _errors(model, rows).numpy()})
 
 

@@ -36,7 +36,7 @@ from isthmus.latents import LATENTS
 from isthmus.model import Columns, Model
 from isthmus.recipe import Part, Recipe
 
-__all__ = ["FORMAT", "Fitted", "append_row", "load", "save"]
+__all__ = ["FORMAT", "Fitted", "append_row", "check_output", "load", "save"]
 
 FORMAT = 1
 _LARGEST_CONFIG = 50_000_000  # bytes
@@ -99,12 +99,8 @@ def save(fitted: Fitted, folder: str | Path, *, force: bool = False) -> Path:
         5
     """
     folder = Path(folder)
-    if folder.exists() and not force:
-        raise InputError(f"expected a new folder; got {folder}, which exists; choose another name, or force (--force)")
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"expected {folder.parent} to be writable; got {error.strerror}; choose another") from error
+    check_output(folder, force=force)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write(fitted, temporary)
         _replace(temporary, folder)
@@ -113,6 +109,33 @@ def save(fitted: Fitted, folder: str | Path, *, force: bool = False) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def check_output(folder: Path, *, force: bool = False) -> None:
+    """Refuse what `save` would refuse, so that no training is done in vain.
+
+    Args:
+        folder: where a model is to be written.
+        force: whether an existing model is replaced; what is no model is never replaced.
+
+    Raises:
+        InputError: it exists already, or cannot be written.
+
+    Example:
+        >>> check_output(Path("."), force=True)
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected a model to replace; got ., which is none; choose another name
+    """
+    try:
+        if folder.exists() and not force:
+            raise InputError(f"expected a new folder; got {folder}, which exists; choose another name or --force")
+        if folder.exists() and not (folder / "config.json").is_file():
+            raise InputError(f"expected a model to replace; got {folder}, which is none; choose another name")
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"expected {folder.parent} to be writable; got {error.strerror}; choose another") from error
 
 
 def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:

@@ -49,10 +49,9 @@ class RectangularFlow(Flow):
         width: int = 128,
         latent_transforms: int = 4,
     ) -> None:
-        latent = None
+        super().__init__(data_dim, latent_dim, context_dim)
         if latent_transforms:
-            latent = zuko.flows.RealNVP(latent_dim, context_dim, latent_transforms, hidden_features=(width, width))
-        super().__init__(data_dim, latent_dim, context_dim, latent)
+            self.latent = zuko.flows.RealNVP(latent_dim, context_dim, latent_transforms, hidden_features=(width, width))
         self.embedding = zuko.flows.RealNVP(
             data_dim, context_dim, transforms, hidden_features=(width, width), activation=torch.nn.SiLU
         ).transform

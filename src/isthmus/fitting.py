@@ -1,0 +1,229 @@
+"""From a table to a finished model: prepare columns and rows, choose the latent dimension, train, refit the density."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from isthmus.diagnostics import intrinsic_dimension
+from isthmus.errors import InputError
+from isthmus.flow import Flow
+from isthmus.flows import FreeFormFlow
+from isthmus.model import Columns, Model
+from isthmus.networks import start_at_principal_components
+from isthmus.recipe import Recipe
+from isthmus.refit import Refit, Rows, refit_density
+from isthmus.store import Fitted
+from isthmus.training import History, single_thread, train
+
+__all__ = ["fit", "matrix"]
+
+_REFIT_ROWS = 50_000
+_LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
+_FEWEST_ROWS_TO_SPLIT = 20
+
+
+def fit(
+    X: ArrayLike,
+    context: ArrayLike | None = None,
+    *,
+    recipe: Recipe | None = None,
+    flow: Flow | None = None,
+    sample_weight: ArrayLike | None = None,
+    progress: bool = False,
+    log_dir: str | Path | None = None,
+) -> Fitted:
+    """From a table to a finished model: prepare columns, train, refit latent density and noise.
+
+    Args:
+        X: data in the user's units, (n, columns), finite numbers.
+        context: what to condition on, (n, C), or None.
+        recipe: everything else; its defaults if not given.
+        flow: a flow of your own to train, for as many columns as vary in X; by default the recipe builds one.
+        sample_weight: one weight >= 0 a row, (n,); a weight of 2 is the same as the row twice.
+        progress: whether to show a progress bar on standard error.
+        log_dir: where to write `log.csv`, and events for TensorBoard where that is installed, while it runs.
+
+    Returns:
+        The model with its recipe, history and held-out figures.
+
+    Raises:
+        InputError: X is no finite matrix, has too few rows, or does not fit the flow or the latent dimension.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> recipe = Recipe().update(flow={"latent_dim": 2}, training={"max_steps": 20})
+        >>> fitted = fit(load_iris().data, recipe=recipe)
+        >>> fitted.model.sample(3).shape, fitted.model.log_prob(torch.as_tensor(load_iris().data)).shape
+        (torch.Size([3, 4]), torch.Size([150]))
+    """
+    recipe, custom = recipe or Recipe(), flow is not None
+    started = time.monotonic()
+    table = _Table.of(X, context, sample_weight)
+    columns = Columns.learn(
+        table.x, table.w, standardise=recipe.columns.standardise, dequantise=recipe.columns.dequantise
+    )
+    context_columns = None if table.c is None else Columns.learn(table.c, table.w, dequantise=False, drop=False)
+    c = None if table.c is None or context_columns is None else context_columns.standardise(table.c)
+    train_rows, held_out, weights = _split(Rows(columns.standardise(table.x), c), table.w, recipe)
+    step = columns.integer_step
+    held_out = _spread(held_out, step, recipe.seed)
+    flow = _build(recipe, train_rows) if flow is None else _fitting(flow, train_rows)
+    history = train(
+        flow,
+        recipe.build_objective(),
+        train_rows,
+        held_out,
+        settings=recipe.training,
+        weights=weights,
+        integer_step=step,
+        seed=recipe.seed,
+        progress=progress,
+        log_dir=log_dir,
+    )
+    drawn = _spread(_drawn(train_rows, weights, recipe.seed).thinned(_REFIT_ROWS), step, recipe.seed + 1)
+    with single_thread(flow):
+        refit = refit_density(flow, drawn, held_out, recipe.density, seed=recipe.seed)
+    model, figures = Model(refit.ambient, columns, context_columns), _figures(history, refit, columns, started)
+    return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, custom=custom)
+
+
+def matrix(values: ArrayLike, what: str) -> Float[Tensor, "n columns"]:
+    """A user's table as a float64 tensor, checked; the user's own array is never written to.
+
+    Args:
+        values: numbers, (n, columns).
+        what: what to call it in messages.
+
+    Returns:
+        (n, columns), float64.
+
+    Raises:
+        InputError: it is not a matrix of finite numbers, or is empty.
+
+    Example:
+        >>> matrix([[1, 2]], "X")
+        tensor([[1., 2.]], dtype=torch.float64)
+    """
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected numbers in {what}; got {error}; convert or drop the other columns") from error
+    if array.ndim != 2 or 0 in array.shape:
+        raise InputError(f"expected {what} of shape (rows, columns); got shape {array.shape}; reshape it")
+    if not np.isfinite(array).all():
+        row, column = np.argwhere(~np.isfinite(array))[0]
+        got = f"{array[row, column]} in row {row}, column {column}"
+        raise InputError(f"expected finite numbers in {what}; got {got}; impute or drop it")
+    return torch.from_numpy(array)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A user's rows: data, context, and weights of mean 1 (None where all are equal)."""
+
+    x: Tensor
+    c: Tensor | None
+    w: Tensor | None
+
+    @classmethod
+    def of(cls, X: ArrayLike, context: ArrayLike | None, sample_weight: ArrayLike | None) -> "_Table":
+        """Check the arrays, drop rows of weight 0, and merge equal rows, so that a weight is a repetition."""
+        x, c = matrix(X, "X"), None if context is None else matrix(context, "context")
+        if c is not None and len(c) != len(x):
+            raise InputError(f"expected one context row for each of {len(x)} rows; got {len(c)}; give as many")
+        w = _weights(sample_weight, len(x))
+        if w is None and len(x) > _LARGEST_MERGE:
+            return cls(x, c, None)
+        D, rows = x.shape[1], x if c is None else torch.cat([x, c], 1)
+        w = torch.ones(len(x), dtype=torch.float64) if w is None else w
+        rows, w = rows[w > 0], w[w > 0]
+        unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
+        if len(unique) == len(rows) and bool((w == w[0]).all()):
+            return cls(rows[:, :D], None if c is None else rows[:, D:], None)
+        total = torch.zeros(len(unique), dtype=torch.float64).index_add(0, inverse, w)
+        return cls(unique[:, :D], None if c is None else unique[:, D:], total * len(unique) / total.sum())
+
+
+def _weights(values: ArrayLike | None, n: int) -> Tensor | None:
+    if values is None:
+        return None
+    w = torch.from_numpy(np.array(values, dtype=np.float64))
+    if w.shape != (n,) or not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) == 0:
+        raise InputError(f"expected {n} weights >= 0, not all zero; got shape {tuple(w.shape)}; give one for each row")
+    return w
+
+
+def _split(rows: Rows, w: Tensor | None, recipe: Recipe) -> tuple[Rows, Rows, Tensor | None]:
+    """Training rows, held-out rows and the former's weights; with fewer than 20 rows every row is both."""
+    n = len(rows.x)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
+    most = max(1, round(recipe.training.validation_fraction * n)) if n >= _FEWEST_ROWS_TO_SPLIT else 0
+    train, held_out = order[most:], order[:most] if most else order
+    if w is None:
+        return rows[train], rows[held_out], None
+    return rows[train], _drawn(rows[held_out], w[held_out], recipe.seed), w[train]
+
+
+def _drawn(rows: Rows, w: Tensor | None, seed: int) -> Rows:
+    """As many rows, drawn with replacement by weight."""
+    if w is None:
+        return rows
+    generator = torch.Generator().manual_seed(seed)
+    return rows[torch.multinomial(w, len(w), replacement=True, generator=generator)]
+
+
+def _spread(rows: Rows, step: Float[Tensor, " D"], seed: int) -> Rows:
+    """Integer columns spread evenly over their unit around each value: a density needs a continuous variable."""
+    u = torch.rand(rows.x.shape, generator=torch.Generator().manual_seed(seed), dtype=rows.x.dtype)
+    return Rows(rows.x + step * (u - 0.5), rows.c)
+
+
+def _fitting(flow: Flow, rows: Rows) -> Flow:
+    D, C = rows.x.shape[1], 0 if rows.c is None else rows.c.shape[1]
+    if (flow.data_dim, flow.context_dim) != (D, C):
+        raise InputError(
+            f"expected a flow for {D} columns that vary and {C} context columns; got one for {flow.data_dim} and "
+            f"{flow.context_dim}; build it for these"
+        )
+    return flow
+
+
+def _build(recipe: Recipe, rows: Rows) -> Flow:
+    n, data_dim = rows.x.shape
+    asked = recipe.flow.latent_dim
+    latent_dim = min(data_dim, n, max(1, round(intrinsic_dimension(rows.x)))) if asked == "auto" else asked
+    if n < latent_dim:
+        raise InputError(f"expected at least as many rows as latent dimensions, {latent_dim}; got {n}; choose fewer")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        flow = recipe.build_flow(data_dim, latent_dim, 0 if rows.c is None else rows.c.shape[1])
+    if recipe.flow.initialise == "auto" and isinstance(flow, FreeFormFlow):
+        start_at_principal_components(flow.encoder, flow.decoder, rows.x)
+    return flow
+
+
+def _figures(history: History, refit: Refit, columns: Columns, started: float) -> dict[str, Any]:
+    best = next(row for row in history.rows if row["step"] == history.best_step)
+    return {
+        "seconds": time.monotonic() - started,
+        "training_seconds": history.seconds,
+        "steps": history.steps,
+        "best_step": history.best_step,
+        "skipped_steps": history.skipped,
+        "beta": best["beta"],
+        "latent_dim": refit.ambient.flow.latent_dim,
+        "validation": {
+            "reconstruction_mse": best["reconstruction"],
+            "manifold_log_likelihood": best["manifold_log_likelihood"],
+            "ambient_log_likelihood_linearised": max(c["log_likelihood"] for c in refit.candidates)
+            + float(columns.log_det),
+        },
+        "density_candidates": list(refit.candidates),
+    }
