@@ -360,7 +360,8 @@ def train(
         The history.
 
     Example:
-        >>>         >>> from isthmus.networks import mlp_pair
+        >>> from isthmus.flows import FreeFormFlow
+        >>> from isthmus.networks import mlp_pair
         >>> from isthmus.objective import FreeForm
         >>> flow, rows = FreeFormFlow(*mlp_pair(3, 1, width=8), data_dim=3, latent_dim=1), Rows(torch.randn(64, 3))
         >>> train(flow, FreeForm(), rows, rows, settings=TrainingRecipe(max_steps=5)).steps
