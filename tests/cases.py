@@ -14,6 +14,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from isthmus import networks
 from isthmus.flows import FLOWS, FreeFormFlow
 
+
+def randn(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
 # ------------------------------------------------------------------------------------------ modules as users write them
 
 
@@ -135,15 +140,15 @@ class Case:
         return FreeFormFlow(*self.modules(), self.D, self.d, self.C)
 
     def data(self, rows=4):
-        c = torch.randn(rows, self.C, dtype=torch.float64) if self.C else None
-        return torch.randn(rows, self.D, dtype=torch.float64), c
+        c = randn(rows, self.C) if self.C else None
+        return randn(rows, self.D), c
 
 
 PAIRS = {
     "mlp": Case(lambda D, d, C: networks.mlp_pair(D, d, C, width=8)),
     "residual": Case(lambda D, d, C: networks.residual_pair(D, d, C, width=8, depth=1)),
     "skip": Case(lambda D, d, C: networks.skip_pair(D, d, C, width=8)),
-    "convolutional": Case(lambda D, d, C: networks.convolutional_pair(D, d, C, shape=(1, 4, 4), channels=4), D=16),
+    "convolutional": Case(lambda D, d, C: networks.convolutional_pair(D, d, C, shape=(1, 4, 8), channels=4), D=32),
     "user": Case(user_pair(Residual)),
     "multihead": Case(user_pair(MultiheadAttention)),
     "fused": Case(user_pair(FusedAttention)),
@@ -199,3 +204,17 @@ def gradients(value, parameters):
     """The gradient of a sum, with zeros where there is none, flat."""
     parts = torch.autograd.grad(value.sum(), list(parameters), retain_graph=True, materialize_grads=True)
     return torch.cat([part.flatten() for part in parts])
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def descend(flow, objective, batch, steps, learning_rate, *, anneal=False):
+    optimiser = torch.optim.Adam(flow.parameters(), learning_rate)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        objective(flow, *batch()).total.mean().backward()
+        optimiser.step()
+        if anneal:
+            decay.step()

@@ -4,17 +4,18 @@ import math
 
 import pytest
 import torch
-from cases import PAIRS, Case, gradients, half_log_det, jacobians, make_flow, row_maps
+from cases import PAIRS, Case, descend, gradients, half_log_det, jacobians, make_flow, row_maps
 from torch import nn
 
 from isthmus.errors import InputError
 from isthmus.flows import FLOWS, FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, RectangularLikelihood, Reconstruction
+from isthmus.volume import SURROGATES
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 ALL = {
-    **{f"freeform, {surrogate}": FreeForm(3.0, surrogate, K=3) for surrogate in FreeForm.SURROGATES},
+    **{f"freeform, {surrogate}": FreeForm(3.0, surrogate, K=3) for surrogate in SURROGATES},
     "exact": ExactLikelihood(3.0),
     "rectangular": RectangularLikelihood(3.0, K=3, tolerance=1e-14, max_iterations=30),
     "reconstruction": Reconstruction(),
@@ -84,7 +85,7 @@ def test_every_objective_runs_with_every_flow_by_its_name(flow, objective):
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(make, problem):
-    with pytest.raises(InputError, match=rf"expected {problem}"):
+    with pytest.raises(InputError, match=rf"expected (a )?{problem}"):
         make()
 
 
@@ -106,17 +107,6 @@ def test_the_decoders_likelihood_is_unbounded_below_and_the_encoders_is_not():
 # --------------------------------------------------------------------------------------------------------------- learning
 
 
-def descend(flow, objective, batch, steps, learning_rate, *, anneal=False):
-    optimiser = torch.optim.Adam(flow.parameters(), learning_rate)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        objective(flow, *batch()).total.mean().backward()
-        optimiser.step()
-        if anneal:
-            decay.step()
-
-
 @pytest.mark.parametrize("surrogate", ["encoder", "conditional"])
 @pytest.mark.parametrize("case", PAIRS.values(), ids=PAIRS)
 def test_any_pair_of_networks_lowers_its_exact_loss_along_the_surrogate(case: Case, surrogate):
@@ -136,7 +126,7 @@ def test_linear_networks_find_the_principal_components(variances, beta):
     white = torch.linalg.qr(torch.randn(64, D).double()).Q * 8
     x = white * torch.tensor(variances).sqrt()
     f, g = (nn.Linear(*sizes, bias=False).double() for sizes in ((D, d), (d, D)))
-    descend(FreeFormFlow(f, g, D, d), FreeForm(beta, K=d), lambda: (x,), 1500, 0.02, anneal=True)
+    descend(FreeFormFlow(f, g, D, d), FreeForm(beta, K=d), lambda: (x,), 2000, 0.5, anneal=True)
     top = torch.tensor(variances).topk(d).indices.sort().values
     scales = torch.tensor(variances, dtype=torch.float64)[top].sqrt()
     expected = torch.zeros(D, D).double()
@@ -185,15 +175,16 @@ import json, sys
 import torch
 from cases import PAIRS, gradients
 from isthmus.objective import *
+from isthmus.volume import SURROGATES
 
-backend, dtype, pairs = sys.argv[1], getattr(torch, sys.argv[2]), sys.argv[3].split("|")
+backend, dtype, pairs, few = sys.argv[1], getattr(torch, sys.argv[2]), sys.argv[3].split("|"), sys.argv[4:]
 torch.set_num_threads(1)
-objectives = {f"{surrogate}, K={K}": FreeForm(10.0, surrogate, K) for surrogate in FreeForm.SURROGATES for K in (1, 3)}
-objectives |= {"exact": ExactLikelihood(10.0), "rectangular": RectangularLikelihood(10.0, 2, 1e-9)}
-objectives |= {"reconstruction": Reconstruction()}
-if backend == "inductor":
-    torch._inductor.config.fallback_random = True
-    objectives = {name: objectives[name] for name in ("encoder, K=1", "conditional, K=3")}
+torch._inductor.config.fallback_random = True
+objectives = {"encoder, one probe": FreeForm(10.0), "conditional": FreeForm(10.0, "conditional", 3)}
+if not few:
+    objectives |= {surrogate: FreeForm(10.0, surrogate, 2) for surrogate in SURROGATES if surrogate != "conjugate_gradient"}
+    objectives |= {"exact": ExactLikelihood(10.0), "rectangular": RectangularLikelihood(10.0, 2, 1e-9)}
+    objectives |= {"reconstruction": Reconstruction()}
 deviations = {}
 for pair in pairs:
     for name, objective in objectives.items():
@@ -211,21 +202,27 @@ print(json.dumps(deviations))
 """
 
 
-@pytest.mark.parametrize("pair", ["mlp", pytest.param("residual|skip given c|convolutional|user|multihead given c|fused", marks=pytest.mark.slow)])
-def test_the_whole_loss_compiles_and_has_the_gradient_of_eager_mode(fresh_python, pair):
-    deviations = fresh_python(COMPILED, "aot_eager", "float64", pair)
-    assert {name: value for name, value in deviations.items() if not value < 1e-10} == {}
+def too_far(deviations, tolerance):
+    assert deviations
+    return {name: value for name, value in deviations.items() if not value < tolerance}
+
+
+def test_the_whole_loss_compiles_and_has_the_gradient_of_eager_mode(fresh_python):
+    assert too_far(fresh_python(COMPILED, "aot_eager", "float64", "mlp"), 1e-10) == {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_the_compiled_loss_in_single_precision(fresh_python, backend):
-    deviations = fresh_python(COMPILED, backend, "float32", "mlp|convolutional")
-    assert {name: value for name, value in deviations.items() if not value < 1e-5} == {}
+def test_every_kind_of_network_compiles(fresh_python):
+    pairs = "residual|skip given c|convolutional|user|multihead given c|fused"
+    assert too_far(fresh_python(COMPILED, "aot_eager", "float64", pairs, "few"), 1e-10) == {}
+
+
+@pytest.mark.slow
+def test_the_optimising_compiler_in_single_precision(fresh_python):
+    assert too_far(fresh_python(COMPILED, "inductor", "float32", "mlp", "few"), 1e-5) == {}
 
 
 @pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="torch 2.13's compiler drops second derivatives of a custom autograd.Function")
-def test_the_compiled_loss_of_operators_of_ones_own(fresh_python):
-    deviations = fresh_python(COMPILED, "aot_eager", "float64", "no forward mode")
-    assert max(deviations.values()) < 1e-10
+def test_operators_of_ones_own_compile(fresh_python):
+    assert too_far(fresh_python(COMPILED, "aot_eager", "float64", "no forward mode", "few"), 1e-10) == {}

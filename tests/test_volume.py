@@ -2,18 +2,25 @@
 
 import pytest
 import torch
-from cases import PAIRS, gradients, half_log_det, jacobians, maps, row_maps
+from cases import PAIRS, gradients, half_log_det, jacobians, maps, randn, row_maps
 
 from isthmus.errors import InputError
-from isthmus.volume import ESTIMATORS, Surrogate, Volume, conjugate_gradient, exact, log_volume, orthonormal_probes
+from isthmus.networks import mlp_pair
+from isthmus.volume import (
+    ESTIMATORS,
+    SURROGATES,
+    EstimatedVolume,
+    Surrogate,
+    Volume,
+    conjugate_gradient,
+    exact,
+    log_volume,
+    orthonormal_probes,
+    stochastic,
+)
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
-SURROGATES = [name for name in ESTIMATORS if name != "exact"]
 OPTIONS = {"conjugate_gradient": {"tolerance": 1e-14, "max_iterations": 30}}
-
-
-def randn(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 # ----------------------------------------------------------------------------------------------- surrogates and the trace
@@ -44,7 +51,27 @@ def reference(name, modules, c, x, v):
 def test_estimators_say_which_numbers_are_values():
     f, g = maps(PAIRS["mlp"].modules())
     for name, estimate in ESTIMATORS.items():
-        assert isinstance(estimate(f, g, randn(3, 5)), Volume if name == "exact" else Surrogate)
+        record = {"exact": Volume, "stochastic": EstimatedVolume}.get(name, Surrogate)
+        assert isinstance(estimate(f, g, randn(3, 5)), record)
+
+
+@pytest.mark.parametrize("case", PAIRS.values(), ids=PAIRS)
+def test_stochastic_volume_is_exact_with_all_probes_and_iterations_and_unbiased_with_fewer(case):
+    modules, (x, c) = case.modules(), case.data()
+    f, g = maps(modules, c)
+    value = exact(f, g, x).log_volume
+    torch.testing.assert_close(stochastic(f, g, x, K=case.d, iterations=case.d).log_volume, value, rtol=0, atol=1e-8)
+    estimates = torch.stack([stochastic(f, g, x, K=2, iterations=case.d).log_volume for _ in range(200)])
+    assert ((estimates.mean(0) - value).abs() < 5 * estimates.std(0) / 200**0.5 + 1e-8).all()
+
+
+def test_stochastic_volume_says_how_wrong_it_is():
+    f, g = maps(mlp_pair(40, 32, width=64))
+    x = torch.randn(50, 40)
+    found = stochastic(f, g, x, K=8, iterations=20)
+    z_scores = (found.log_volume - exact(f, g, x).log_volume) / found.standard_error
+    assert 0.5 < z_scores.square().mean().sqrt() < 2
+    assert stochastic(f, g, x, K=1).standard_error.isinf().all()
 
 
 @pytest.mark.parametrize("K", [1, 2, 3])

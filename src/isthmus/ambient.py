@@ -264,7 +264,7 @@ class Ambient(nn.Module):
         L = 1 if components is None else components[0].shape[0]
         numbers = K * d * D + max(K, L) * (2 * d * d + d) + n_points * (d * d + (K + 1) * D + max(K, L) * (d + 3))
         rows = max(1, _CHUNK_NUMBERS // numbers)
-        for start in range(0, x.shape[0], rows):
+        for start in range(0, max(1, x.shape[0]), rows):
             yield x[start : start + rows], None if c is None else c[start : start + rows]
 
     def _posterior(self, x: Tensor, c: Context) -> _Posterior:
@@ -299,7 +299,9 @@ class Ambient(nn.Module):
         log_p = (self._log_latent(z, repeated) + log_noise).logsumexp(2)
         return _correct(posterior.log_joint.logsumexp(1), log_p - log_q, log_linear - log_q)
 
-    def _log_latent(self, z: Float[Tensor, "batch S d"], c: Context) -> Float[Tensor, "batch S K"]:
+    def _log_latent(
+        self, z: Float[Tensor, "batch S d"], c: Float[Tensor, "points C"] | None
+    ) -> Float[Tensor, "batch S K"]:
         base = self.flow.base(c)
         components = gaussian_components(base)
         if components is None or self.noise.half_log_det().shape[0] == 1:
@@ -308,7 +310,11 @@ class Ambient(nn.Module):
         return log_weights + log_normal(z.unsqueeze(2) - means, tril)
 
     def _broad(self, c: Context) -> tuple[Tensor, Tensor]:
-        """Mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density."""
+        """Mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density.
+
+        Where that depends on the context it is the one at context 0, the mean of a standardised context: the same for
+        every row, whatever the others are.
+        """
         components = gaussian_components(self.flow.base(c))
         if components is not None:
             log_weights, means, tril = components
@@ -319,7 +325,7 @@ class Ambient(nn.Module):
             return mean, torch.linalg.cholesky(covariance)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            base = self.flow.base(None if c is None else c[:1])
+            base = self.flow.base(None if c is None else torch.zeros_like(c[:1]))
             z = base.sample(torch.Size([1024])).reshape(1024, -1)
         return z.mean(0), torch.linalg.cholesky(z.T.cov().reshape(z.shape[1], z.shape[1]))
 

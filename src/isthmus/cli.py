@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, typer.TyperException) as error:
         return _fail(error)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end of the process, which flushes it)
+        sys.stdout = None  # type: ignore[assignment]  # what is left in its buffer cannot be written at exit
         return 141
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):

@@ -9,6 +9,7 @@ of the likelihood. The volume term is a surrogate in some objectives: only its g
 `surrogate` in `parts` and must not be read as a likelihood.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, final
@@ -16,10 +17,11 @@ from typing import Any, Literal, NamedTuple, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
-from isthmus.volume import ESTIMATORS, Surrogate, Volume, exact
+from isthmus.volume import SURROGATES, Surrogate, Volume, conjugate_gradient, exact
 
 __all__ = ["OBJECTIVES", "ExactLikelihood", "FreeForm", "Objective", "Reconstruction", "RectangularLikelihood", "Terms"]
 
@@ -79,8 +81,10 @@ class FreeForm(Objective):
     Args:
         beta: weight of the squared reconstruction error, > 0, or `auto`; at least 1/(2 sigma^2) for noise of standard
             deviation sigma off the manifold is always enough.
-        surrogate: `encoder` (the paper), `encoder_on_manifold`, `decoder` or `conditional`.
+        surrogate: a name of `isthmus.volume.SURROGATES`; `encoder` is the paper's.
         K: probes a row, 1 <= K <= d.
+        probed: share of the rows of each batch that carry probes, in (0, 1]; their surrogate is divided by it, so that
+            the gradient's expectation is the same, its variance larger, and a step cheaper.
 
     References:
         Sorrenson et al. (2024), arXiv 2306.01843; for `conditional` Rafae, Landwehr (2026), arXiv 2608.12084.
@@ -94,18 +98,27 @@ class FreeForm(Objective):
         ['latent', 'reconstruction', 'surrogate']
     """
 
-    SURROGATES = ("encoder", "encoder_on_manifold", "decoder", "conditional")
-
-    def __init__(self, beta: float | Literal["auto"] = "auto", surrogate: str = "encoder", K: int = 1) -> None:
-        if surrogate not in self.SURROGATES:
-            raise InputError(f"expected a surrogate among {', '.join(self.SURROGATES)}; got {surrogate!r}; choose one")
+    def __init__(
+        self, beta: float | Literal["auto"] = "auto", surrogate: str = "encoder", K: int = 1, probed: float = 1.0
+    ) -> None:
+        if surrogate not in SURROGATES:
+            raise InputError(f"expected a surrogate among {', '.join(SURROGATES)}; got {surrogate!r}; choose one")
+        if not 0 < probed <= 1:
+            raise InputError(f"expected a share of probed rows in (0, 1]; got {probed}; 1 probes every row")
         super().__init__(beta)
-        self.K = K
-        self.estimator = ESTIMATORS[surrogate]
+        self.K, self.probed = K, probed
+        self.estimator = SURROGATES[surrogate]
 
     def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
         """Per-row terms at data `x` (batch, D)."""
-        return _terms(flow, x, c, self.estimator(*flow.maps(c), x, K=self.K), self.beta, weight)
+        n = math.ceil(self.probed * x.shape[0])
+        z, x_hat, surrogate = self.estimator(*flow.maps(None if c is None else c[:n]), x[:n], K=self.K)
+        if n < x.shape[0]:
+            rest = None if c is None else c[n:]
+            z_rest = flow.encode(x[n:], rest)
+            z, x_hat = torch.cat([z, z_rest]), torch.cat([x_hat, flow.decode(z_rest, rest)])
+            surrogate = pad(surrogate * (x.shape[0] / n), (0, x.shape[0] - n))
+        return _terms(flow, x, c, Surrogate(z, x_hat, surrogate), self.beta, weight)
 
 
 @final
@@ -178,7 +191,7 @@ class RectangularLikelihood(Objective):
     def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
         """Per-row terms at data `x` (batch, D)."""
         options: dict[str, Any] = {"tolerance": self.tolerance, "max_iterations": self.max_iterations}
-        volume = ESTIMATORS["conjugate_gradient"](*flow.maps(c), x, K=self.K, **options)
+        volume = conjugate_gradient(*flow.maps(c), x, K=self.K, **options)
         return _terms(flow, x, c, volume, self.beta, weight)
 
 

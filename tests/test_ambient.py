@@ -1,0 +1,261 @@
+"""The ambient density: closed forms where the decoder is linear, normalisation where it is not, honesty where it is bad."""
+
+import pytest
+import torch
+from cases import descend, make_flow, randn
+from sklearn.decomposition import PCA
+from torch import nn
+from torch.distributions import MultivariateNormal
+
+from isthmus import ambient
+from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise, gaussian_components
+from isthmus.data import DATASETS
+from isthmus.errors import InputError
+from isthmus.flows import FreeFormFlow
+from isthmus.latents import LATENTS, mixture
+from isthmus.networks import mlp_pair
+from isthmus.objective import FreeForm
+
+EXACT = {"rtol": 1e-8, "atol": 1e-8}
+
+
+def isotropic(D, sigma):
+    noise = IsotropicNoise(D).double()
+    noise.sigma.fill_(sigma)
+    return noise
+
+
+def covariance(*shape):
+    root = randn(*shape, shape[-1])
+    return root @ root.mT + 0.1 * torch.eye(shape[-1])
+
+
+def component_noise(covariances):
+    noise = ComponentNoise(covariances.shape[1], covariances.shape[0]).double()
+    noise.set_covariances(covariances)
+    return noise
+
+
+def gaussian_mixture(d, K):
+    lazy = mixture(d, components=K).double()
+    lazy.logits, lazy.means, lazy.scale_tril = randn(K), randn(K, d), torch.linalg.cholesky(covariance(K, d))
+    return lazy
+
+
+def linear_flow(B, b, latent=None):
+    """A linear decoder, and an encoder that has nothing to do with it: the density must not mind."""
+    D, d = B.shape
+    encoder, decoder = nn.Linear(D, d).double(), nn.Linear(d, D).double()
+    with torch.no_grad():
+        decoder.weight.copy_(B)
+        decoder.bias.copy_(b)
+    return FreeFormFlow(encoder, decoder, D, d, latent=latent).double()
+
+
+def plane(low, high, step):
+    axes = [torch.arange(a, b, step, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
+    return torch.cartesian_prod(*axes), step**2
+
+
+# ----------------------------------------------------------------------------------------------------------- linear decoder
+
+
+@pytest.mark.parametrize(("D", "d"), [(5, 2), (4, 1), (6, 5)])
+def test_principal_components_have_the_likelihood_of_scikit_learn(D, d):
+    X = randn(200, D) @ randn(D, D) + randn(D)
+    pca = PCA(d).fit(X.numpy())
+    sigma2 = float(pca.noise_variance_)
+    V, variances = torch.as_tensor(pca.components_).T, torch.as_tensor(pca.explained_variance_)
+    model = Ambient(linear_flow(V * (variances - sigma2).sqrt(), torch.as_tensor(pca.mean_)), isotropic(D, sigma2**0.5))
+    expected = torch.as_tensor(pca.score_samples(X.numpy()))
+    torch.testing.assert_close(model.linearised(X), expected, **EXACT)
+    value, error = model.importance_sampled(X, n_points=16)
+    torch.testing.assert_close(value, expected, **EXACT)
+    assert float(error.max()) < 1e-8
+
+
+@pytest.mark.parametrize("noise", ["isotropic", "component"])
+@pytest.mark.parametrize(("D", "d", "K"), [(4, 2, 3), (3, 3, 2), (5, 1, 1)])
+def test_mixtures_are_mixtures_of_factor_analysers(D, d, K, noise):
+    B, b, latent, x = randn(D, d), randn(D), gaussian_mixture(d, K), 2 * randn(30, D)
+    covariances = covariance(K, D) if noise == "component" else 0.09 * torch.eye(D).double().expand(K, D, D)
+    model = Ambient(
+        linear_flow(B, b, latent), component_noise(covariances) if noise == "component" else isotropic(D, 0.3)
+    )
+    tril = latent.scale_tril
+    parts = MultivariateNormal(latent.means @ B.T + b, B @ tril @ tril.mT @ B.T + covariances)
+    joint = latent.logits.log_softmax(0) + parts.log_prob(x.unsqueeze(1))
+    torch.testing.assert_close(model.linearised(x), joint.logsumexp(1), **EXACT)
+    torch.testing.assert_close(model.importance_sampled(x, n_points=32).value, joint.logsumexp(1), **EXACT)
+
+    # the mean code by Bayes' rule, component by component
+    S = (tril @ tril.mT).expand(30, K, d, d)
+    gain = S @ B.T @ torch.linalg.inv(parts.covariance_matrix)
+    means = latent.means + (gain @ (x.unsqueeze(1) - parts.loc).unsqueeze(3)).squeeze(3)
+    expected = (joint.softmax(1).unsqueeze(2) * means).sum(1)
+    torch.testing.assert_close(model.posterior_mean(x), expected, **EXACT)
+
+    drawn, n = model.sample(20_000), 20_000
+    w = latent.logits.softmax(0)
+    for statistic, truth in (
+        (drawn, w @ parts.loc),
+        (drawn.square(), w @ (parts.loc.square() + parts.covariance_matrix.diagonal(dim1=1, dim2=2))),
+    ):
+        assert float(((statistic.mean(0) - truth) / statistic.std(0)).abs().max()) < 4.5 / n**0.5
+
+
+# ------------------------------------------------------------------------------------------------------- curved decoders
+
+
+@pytest.fixture(scope="module")
+def sine():
+    """The paper's toy with a good and a bad fit, and the noise that held-out residuals show."""
+    data, models = DATASETS["sine"](noise=0.1), {}
+    for name, steps in (("good", 1500), ("bad", 60)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            flow = FreeFormFlow(*mlp_pair(2, 1, width=64), 2, 1)
+            batch = lambda: (data.train[torch.randint(len(data.train), (256,))],)  # noqa: E731
+            descend(flow, FreeForm(50.0), batch, steps, 3e-3, anneal=True)
+        flow = flow.double()
+        with torch.no_grad():
+            sigma = float((data.validation - flow.reconstruct(data.validation.double())).square().sum(1).mean().sqrt())
+        models[name] = Ambient(flow, isotropic(2, sigma))
+    return data, models
+
+
+@pytest.mark.parametrize("fit", ["good", "bad"])
+def test_a_trained_model_integrates_to_one_and_never_beats_the_truth(sine, fit):
+    data, models = sine
+    model, x = models[fit], data.test[:1000].double()
+    sigma = float(model.noise.sigma)
+    assert (sigma < 0.12) is (fit == "good")
+    reach = data.train.abs().amax(0) + 5 * sigma
+    points, cell = plane(-reach, reach, 0.6 * sigma)
+    assert float(model.importance_sampled(points, n_points=64).value.exp().sum() * cell) == pytest.approx(1, abs=0.01)
+    linearised, (sampled, error) = model.linearised(x), model.importance_sampled(x)
+    for value in (sampled, linearised) if fit == "good" else (sampled,):
+        excess = value - data.log_prob(x)
+        assert float(excess.mean()) < 3 * float(excess.std()) / 1000**0.5
+    if fit == "good":
+        assert float((sampled - data.log_prob(x)).mean()) > -0.1
+        assert float((sampled - linearised).abs().mean()) < 0.05
+        assert float(error.median()) < 0.02
+
+
+def test_importance_sampling_tends_to_the_integral_over_the_codes(sine):
+    """Held against plain quadrature over z; with few points it lies below on average."""
+    data, models = sine
+    x, z = data.test[:200].double(), torch.arange(-7, 7, 2e-3, dtype=torch.float64).unsqueeze(1)
+    for model in models.values():
+        with torch.no_grad():
+            log_noise = MultivariateNormal(torch.zeros(2).double(), model.noise.sigma**2 * torch.eye(2)).log_prob(
+                x.unsqueeze(1) - model.flow.decode(z)
+            )
+            truth = (log_noise + model.flow.base().log_prob(z)).logsumexp(1) + torch.tensor(2e-3).double().log()
+        value, error = model.importance_sampled(x, n_points=2048)
+        assert float(((value - truth).abs() / (4 * error + 1e-3)).max()) < 1
+        assert float((value - truth).abs().mean()) < 0.01
+        crude = model.importance_sampled(x, n_points=8)
+        assert float(crude.standard_error.mean()) > 4 * float(error.mean())
+        assert float((crude.value - truth).mean()) < 0.02
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+def test_any_latent_integrates_to_one_on_an_untrained_network(latent):
+    flow = FreeFormFlow(*mlp_pair(2, 1, width=16), 2, 1, latent=LATENTS[latent](1)).double()
+    with torch.no_grad():
+        for p in flow.decoder.parameters():
+            p *= 2.0
+    points, cell = plane((-7, -7), (7, 7), 0.12)
+    for sigma in (0.25, 0.5):
+        model = Ambient(flow, isotropic(2, sigma))
+        assert model.linearised(points).isfinite().all()
+        assert float(model.importance_sampled(points).value.exp().sum() * cell) == pytest.approx(1, abs=0.02)
+
+
+# ------------------------------------------------------------------------------------------------------ what every row may ask
+
+
+def conditional(name):
+    """A curved flow in R^3 with each kind of latent; with a context also in the latent."""
+    if name == "given c":
+        return make_flow("rectangular", 3, 2, 2, transforms=2, width=8, latent_transforms=2)
+    latent = gaussian_mixture(2, 3) if name == "mixture" else LATENTS[name](2).double()
+    return FreeFormFlow(*mlp_pair(3, 2, width=16), 3, 2, latent=latent).double()
+
+
+@pytest.mark.parametrize("name", [*LATENTS, "given c"])
+def test_a_row_depends_on_no_other_row_nor_on_how_rows_are_cut(name, monkeypatch):
+    x, c = randn(9, 3), randn(9, 2) if name == "given c" else None
+    noises = [isotropic(3, 0.2)] + [component_noise(covariance(3, 3))] * (name == "mixture")
+    for noise in noises:
+        model = Ambient(conditional(name), noise)
+        together = [model.linearised(x, c), *model.importance_sampled(x, c), model.posterior_mean(x, c)]
+        for numbers in (1, 20_000):
+            monkeypatch.setattr(ambient, "_CHUNK_NUMBERS", numbers)
+            apart = [model.linearised(x, c), *model.importance_sampled(x, c), model.posterior_mean(x, c)]
+            torch.testing.assert_close(apart, together, rtol=1e-10, atol=1e-10)
+        monkeypatch.undo()
+        for i in range(9):
+            row = x[i : i + 1], None if c is None else c[i : i + 1]
+            alone = [model.linearised(*row), *model.importance_sampled(*row), model.posterior_mean(*row)]
+            torch.testing.assert_close(alone, [t[i : i + 1] for t in together], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [*LATENTS, "given c"])
+def test_evaluation_is_deterministic_moves_no_generator_and_takes_no_rows(name):
+    model, x, c = Ambient(conditional(name), isotropic(3, 0.2)), randn(4, 3), randn(4, 2) if name == "given c" else None
+    state = torch.random.get_rng_state()
+    first, again, other = (model.importance_sampled(x, c, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(first.value, again.value)
+    assert not torch.equal(first.value, other.value)
+    assert not first.value.requires_grad
+    assert not model.linearised(x, c).requires_grad
+    none = x[:0], None if c is None else c[:0]
+    assert model.linearised(*none).shape == model.importance_sampled(*none).value.shape == (0,)
+
+
+@pytest.mark.parametrize("name", [*LATENTS, "given c"])
+def test_samples_are_codes_decoded_with_noise_at_any_temperature(name):
+    model, c = Ambient(conditional(name), isotropic(3, 1e-6)), randn(50, 2) if name == "given c" else None
+    x = model.sample(50, c)
+    assert x.shape == (50, 3)
+    off = x.unsqueeze(0) - model.flow.decode(model.flow.encode(x, c), c) if name == "given c" else torch.zeros(1)
+    assert float(off.abs().max()) < 1e-4  # the rectangular encoder finds its own manifold again
+    cold = model.sample(50, c, temperature=0.0)
+    torch.testing.assert_close(cold, model.flow.decode(torch.zeros(50, 2).double(), c).detach())
+    if c is not None:
+        with pytest.raises(InputError, match="one context row for each of 7 samples; got 50"):
+            model.sample(7, c)
+
+
+# ------------------------------------------------------------------------------------------------------------------ parts
+
+
+@pytest.mark.parametrize("noise", [isotropic(3, 0.4), component_noise(torch.diag_embed(torch.rand(4, 3).double() + 0.1))])
+def test_noise_whitens_what_it_colours(noise):
+    e, K = randn(8, 3), noise.half_log_det().shape[0]
+    for k in range(K):
+        coloured = noise.color(e, torch.full((8,), k))
+        torch.testing.assert_close(noise.whiten(coloured)[:, k], e, **EXACT)
+        root = noise.color(torch.eye(3).double(), torch.full((3,), k))
+        torch.testing.assert_close(noise.half_log_det()[k], torch.linalg.slogdet(root).logabsdet, **EXACT)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan")])
+def test_noise_of_no_width_is_refused(sigma):
+    with pytest.raises(InputError, match="expected sigma > 0, the standard deviation of the noise; got "):
+        IsotropicNoise(2, sigma)
+
+
+def test_only_gaussian_latents_have_gaussian_components():
+    for name, lazy in LATENTS.items():
+        components = gaussian_components(lazy(2)())
+        assert (components is None) is (name in {"student_t", "flow"})
+        if components is not None:
+            log_weights, means, tril = components
+            z = torch.randn(5, 2)
+            log_prob = (log_weights + MultivariateNormal(means, scale_tril=tril).log_prob(z.unsqueeze(1))).logsumexp(1)
+            torch.testing.assert_close(lazy(2)().log_prob(z), log_prob)
