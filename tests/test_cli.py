@@ -400,6 +400,7 @@ MISTAKES = {
     "other dimensions": damaged(
         "config.json", lambda path: path.write_text(path.read_text().replace('"latent_dim": 1', '"latent_dim": 9'))
     ),
+    "figures of another kind": damaged("metrics.json", lambda path: path.write_text("[]")),
     "garbled figures": damaged("metrics.json", lambda path: path.write_text("{")),
     "no verb": lambda _: (),
     "an unknown verb": lambda _: ("scroe",),

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, typer.TyperException) as error:
         return _fail(error)
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # what is left in its buffer cannot be written at exit
+        sys.stdout = None  # what is left in its buffer cannot be written at exit
         return 141
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
@@ -141,29 +141,20 @@ def fit(
     frame = read_table(table)
     schema, notes = Schema.learn(frame, _targets(target or [], list(frame.columns)))
     X, C = schema.encode(frame)
-    for note in notes:
-        _say(note)
     from isthmus.fitting import fit as fit_matrix
 
-    fitted = fit_matrix(X, C, recipe=chosen, progress=sys.stderr.isatty() and not as_json)
+    terminal = sys.stderr.isatty()
+    if terminal:
+        _say(*notes)
+    fitted = fit_matrix(X, C, recipe=chosen, progress=terminal and not as_json)
+    if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
+        _say(*notes)
     folder = save(dataclasses.replace(fitted, schema=schema), output, force=force)
-    figures = fitted.metrics
     if as_json:
-        shown = {key: figures[key] for key in ("seconds", "steps", "latent_dim", "beta", "validation")}
-        _print_json({"model": str(folder), **shown})
-        return
-    D = fitted.model.flow.data_dim
-    _print_rows(
-        [
-            ("model", str(folder), ""),
-            ("rows", f"{len(frame):,}", ""),
-            ("columns", f"{frame.shape[1]:,}", "" if frame.shape[1] == D else f"{D:,} numbers enter the flow"),
-            ("latent dimension", str(figures["latent_dim"]), ""),
-            ("beta", f"{figures['beta']:.4g}", "weight of the squared reconstruction error"),
-            ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
-            *_held_out(figures["validation"]),
-        ]
-    )
+        keys = ("seconds", "steps", "latent_dim", "beta", "validation")
+        _print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
+    else:
+        _print_rows([("model", str(folder), ""), ("rows", f"{len(frame):,}", ""), *_fit_rows(fitted, frame.shape[1])])
 
 
 @app.command(epilog="Example: isthmus score model new.csv -o scores.csv")
@@ -412,8 +403,10 @@ def _first_sentence(entry: Any) -> str:
 
 def _record(folder: Path, fitted: "Fitted") -> dict[str, Any]:
     """What `inspect` says."""
-    model, config = fitted.model, json.loads((folder / "config.json").read_text())
-    schema = fitted.schema
+    model, schema, config = fitted.model, fitted.schema, json.loads((folder / "config.json").read_text())
+    figures = {name: fitted.metrics.get(name) for name in ("beta", "validation", "seconds", "steps")}
+    if None in figures.values():
+        raise InputError(f"expected {', '.join(figures)} in {folder / 'metrics.json'}; got less; the model is damaged")
     number = {f"c{i}": "number" for i in range(model.columns.mean.shape[0])}
     return {
         "model": str(folder),
@@ -423,10 +416,7 @@ def _record(folder: Path, fitted: "Fitted") -> dict[str, Any]:
         "custom": fitted.custom,
         "latent": fitted.latent.model_dump(),
         "noise": fitted.noise.model_dump(),
-        "beta": fitted.metrics["beta"],
-        "validation": fitted.metrics["validation"],
-        "seconds": fitted.metrics["seconds"],
-        "steps": fitted.metrics["steps"],
+        **figures,
         "columns": {c.name: _kind(c) for c in schema.columns} if schema else number,
         "recipe": fitted.recipe.model_dump(mode="json"),
         "versions": config["versions"],
@@ -456,8 +446,8 @@ def _fail(error: Exception) -> int:
     return 2
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+def _say(*lines: str) -> None:
+    sys.stderr.writelines(f"{line}\n" for line in lines)
 
 
 @contextlib.contextmanager
@@ -502,12 +492,23 @@ def _print_rows(rows: Sequence[tuple[str, str, str]]) -> None:
         sys.stdout.write(f"{name:<{names}}  {value:<{values}}  {remark}".rstrip() + "\n")
 
 
+def _fit_rows(fitted: "Fitted", n_columns: int) -> list[tuple[str, str, str]]:
+    figures, D = fitted.metrics, fitted.model.flow.data_dim
+    return [
+        ("columns", f"{n_columns:,}", "" if n_columns == D else f"{D:,} numbers enter the flow"),
+        ("latent dimension", str(figures["latent_dim"]), ""),
+        ("beta", f"{figures['beta']:.4g}", "weight of the squared reconstruction error"),
+        ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
+        *_held_out(figures["validation"]),
+    ]
+
+
 def _held_out(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
     labels = {
-        "ambient_log_likelihood_linearised": ("held-out log density", HIGHER),
-        "reconstruction_mse": ("held-out reconstruction", "on standardised columns, lower is better"),
+        "ambient_log_likelihood_linearised": ("held-out log density", ".2f", HIGHER),
+        "reconstruction_mse": ("held-out reconstruction", ".4g", "on standardised columns, lower is better"),
     }
-    return [(label, f"{figures[key]:.4g}", remark) for key, (label, remark) in labels.items() if key in figures]
+    return [(label, format(figures[key], form), remark) for key, (label, form, remark) in labels.items()]
 
 
 def _evaluation(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -157,6 +157,10 @@ def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:
     expected = model.state_dict()
     model.load_state_dict(_read_tensors(folder / "model.safetensors", expected))
     metrics = _read_json(folder / "metrics.json")
+    if not isinstance(metrics, dict):
+        raise InputError(
+            f"expected names and values in {folder / 'metrics.json'}; got something else; the model is damaged"
+        )
     log = _read_log(folder / "log.csv")
     return Fitted(model, config.recipe, config.latent, config.noise, metrics, log, config.schema_, config.custom)
 

@@ -1,0 +1,44 @@
+# make demo    set up, then learn the handwritten digits: fit, evaluate, sample
+# make test    set up, then lint, types and all tests
+# make check   lint and types only
+# make clean   remove what the above made, but for .venv
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# threads that spin while they wait crawl on a busy machine
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/digits_table.py write build/demo
+	$(BIN)/isthmus fit build/demo/digits_train.csv -o build/demo/model --latent-dim 10 --force
+	$(BIN)/isthmus evaluate build/demo/model build/demo/digits_test.csv
+	$(BIN)/isthmus sample build/demo/model -n 6 -o build/demo/samples.csv
+	$(BIN)/python examples/digits_table.py show build/demo/samples.csv
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("isthmus needs Python 3.11 or later: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing isthmus and what it needs into $(VENV); the first time takes minutes"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find src tests examples -name __pycache__ -prune -exec rm -rf {} +

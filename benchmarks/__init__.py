@@ -1,0 +1,1 @@
+"""Measurements of the library, outside the package: public names only."""
