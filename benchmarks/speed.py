@@ -133,7 +133,7 @@ def variants(case: Case) -> dict[str, tuple[Callable[[nn.Module, nn.Module], Cal
     if case.probed < 1:
         found["ours, part probed"] = (free_form_loss(case, probed=case.probed), True)
     for K in (2, 4):
-        if K <= case.latent_dim:
+        if case.latent_dim >= K:
             found[f"ours, K={K}"] = (free_form_loss(case, K=K), True)
     return found
 

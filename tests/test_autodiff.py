@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cases import PAIRS, Case, jacobians, maps, row_maps
 
+from cases import PAIRS, Case, jacobians, maps, row_maps
 from isthmus.autodiff import jacobian, pull, pullback, push
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}

@@ -3,10 +3,12 @@
 import copy
 import typing
 
+import numpy as np
 import pytest
 import torch
-from cases import DIMENSIONS, half_log_det, jacobians, make_flow
+from torch import nn
 
+from cases import DIMENSIONS, half_log_det, jacobians, make_flow
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.flows import FLOWS, FreeFormFlow, RectangularFlow
@@ -26,7 +28,9 @@ def made(request):
 
 
 def row_maps(flow, c):
-    return tuple((lambda b, t, f=f: f(t[None], None if c is None else c[b : b + 1])[0]) for f in (flow.encode, flow.decode))
+    return tuple(
+        (lambda b, t, f=f: f(t[None], None if c is None else c[b : b + 1])[0]) for f in (flow.encode, flow.decode)
+    )
 
 
 def test_flows_are_final_and_the_contract_abstract():
@@ -75,7 +79,9 @@ def test_the_context_matters_where_there_is_one(made):
     flow, x, c = made
     if c is not None:
         assert not torch.allclose(flow.encode(x, c), flow.encode(x, c.flip(0)))
-        assert not torch.allclose(flow.decode(x[:, : flow.latent_dim], c), flow.decode(x[:, : flow.latent_dim], c.flip(0)))
+        assert not torch.allclose(
+            flow.decode(x[:, : flow.latent_dim], c), flow.decode(x[:, : flow.latent_dim], c.flip(0))
+        )
 
 
 def test_samples_are_decoded_codes_at_any_temperature(made):
@@ -140,3 +146,33 @@ def test_a_square_rectangular_flow_is_an_ordinary_normalising_flow():
 def test_without_latent_transforms_the_latent_is_normal():
     base, z = RectangularFlow(3, 2, latent_transforms=0).base(), torch.randn(5, 2)
     torch.testing.assert_close(base.log_prob(z), torch.distributions.Normal(0, 1).log_prob(z).sum(1))
+
+
+# -------------------------------------------------------------------------------------- the density on a known manifold
+
+
+class Formula(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+def test_the_density_on_a_curve_integrates_to_one_over_its_length():
+    curve = lambda z: torch.cat([z, (2 * z).sin(), z**2 / 4], 1)  # noqa: E731
+    flow = FreeFormFlow(Formula(lambda x: x[:, :1]), Formula(curve), 3, 1)
+    ends = curve(torch.linspace(-9, 9, 20_001).double().unsqueeze(1))
+    length, middle = ends.diff(dim=0).norm(dim=1), curve(torch.linspace(-9, 9, 40_001).double()[1::2].unsqueeze(1))
+    assert float((flow.log_prob(middle).exp() * length).sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_density_on_a_sphere_integrates_to_one_over_its_area():
+    """Stereographic codes; the quadrature knows the sphere by latitude and longitude alone."""
+    project = lambda x: x[:, :2] / (1 - x[:, 2:])  # noqa: E731
+    lift = lambda z: torch.cat([2 * z, (z**2).sum(1, keepdim=True) - 1], 1) / (1 + (z**2).sum(1, keepdim=True))  # noqa: E731
+    flow = FreeFormFlow(Formula(project), Formula(lift), 3, 2)
+    height, weight = (torch.as_tensor(t) for t in np.polynomial.legendre.leggauss(80))
+    angle = torch.arange(0, 40).double() * torch.pi / 20
+    h, a = torch.cartesian_prod(height, angle).unbind(1)
+    x = torch.stack([(1 - h**2).sqrt() * a.cos(), (1 - h**2).sqrt() * a.sin(), h], 1)
+    area = weight.repeat_interleave(40) * torch.pi / 20
+    assert float((flow.log_prob(x).exp() * area).sum()) == pytest.approx(1, abs=1e-6)

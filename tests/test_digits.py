@@ -31,7 +31,9 @@ def rivals(digits):
     mean, scale = train.mean(0), train.std(0)
     u, v = (train - mean) / scale, (test - mean) / scale
     pca = max((PCA(d).fit(u) for d in range(1, u.shape[1])), key=lambda fit: fit.score(v))
-    mixture = min((GaussianMixture(k, random_state=0, reg_covar=1e-3).fit(u) for k in range(1, 9)), key=lambda m: m.bic(u))
+    mixture = min(
+        (GaussianMixture(k, random_state=0, reg_covar=1e-3).fit(u) for k in range(1, 9)), key=lambda m: m.bic(u)
+    )
     rng = np.random.default_rng(0)
     samples = rng.multivariate_normal(pca.mean_, pca.get_covariance(), N_SAMPLES), mixture.sample(N_SAMPLES)[0]
     nats = [fit.score(v) - np.log(scale).sum() for fit in (pca, mixture)]

@@ -30,15 +30,18 @@ def test_codes_points_and_scores_agree_with_one_another(flow):
     Z = flow.transform(X)
     np.testing.assert_allclose(flow.inverse_transform(Z), flow.reconstruct(X))
     assert flow.score(X) == pytest.approx(flow.score_samples(X).mean())
-    assert flow.transform(X.astype(np.float32)).dtype == flow.inverse_transform(Z.astype(np.float32)).dtype == np.float32
+    assert (
+        flow.transform(X.astype(np.float32)).dtype == flow.inverse_transform(Z.astype(np.float32)).dtype == np.float32
+    )
 
 
 def test_samples_repeat_with_a_seed_and_lie_on_the_manifold_without_noise(flow):
     np.testing.assert_array_equal(flow.sample(5), flow.sample(5))
     on_manifold, around = flow.sample(500, noise=False), flow.sample(500)
-    assert np.square(on_manifold - flow.reconstruct(on_manifold)).sum(1).mean() < 0.5 * np.square(
-        around - flow.reconstruct(around)
-    ).sum(1).mean()
+    assert (
+        np.square(on_manifold - flow.reconstruct(on_manifold)).sum(1).mean()
+        < 0.5 * np.square(around - flow.reconstruct(around)).sum(1).mean()
+    )
 
 
 def test_same_seed_same_model_and_pickle_and_clone(flow):

@@ -18,7 +18,9 @@ def latent(name, dim, context_dim=0):
         if name == "mixture":
             lazy.logits += torch.randn_like(lazy.logits)
             lazy.means += torch.randn_like(lazy.means)
-            lazy.scale_tril = (0.5 * torch.randn_like(lazy.scale_tril)).tril(-1) + torch.diag(torch.rand(dim).double() + 0.3)
+            lazy.scale_tril = (0.5 * torch.randn_like(lazy.scale_tril)).tril(-1) + torch.diag(
+                torch.rand(dim).double() + 0.3
+            )
     return lazy
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from cases import jacobians, row_maps
 from sklearn.decomposition import PCA
 from torch import nn
 
+from cases import jacobians, row_maps
 from isthmus.errors import InputError
 from isthmus.flows import FreeFormFlow
 from isthmus.networks import NETWORKS, convolutional_pair, mlp_pair, skip_pair, start_at_principal_components
@@ -29,7 +29,9 @@ def test_shapes_and_second_derivatives(name, context_dim):
     for net, f, point in zip(pair, row_maps(pair, c), (x, z.detach()), strict=True):
         jacobians(f, point.requires_grad_()).square().sum().backward()
         assert float(point.grad.abs().max()) > 0  # f' depends on the point: nothing is linear
-        assert all(p.grad is not None and p.grad.isfinite().all() for name, p in net.named_parameters() if "weight" in name)
+        assert all(
+            p.grad is not None and p.grad.isfinite().all() for name, p in net.named_parameters() if "weight" in name
+        )
 
 
 def test_convolutions_refuse_what_does_not_fit():

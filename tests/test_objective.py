@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from cases import PAIRS, Case, descend, gradients, half_log_det, jacobians, make_flow, row_maps
 from torch import nn
 
+from cases import PAIRS, Case, descend, gradients, half_log_det, jacobians, make_flow, row_maps
 from isthmus.errors import InputError
 from isthmus.flows import FLOWS, FreeFormFlow
 from isthmus.networks import mlp_pair
-from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, RectangularLikelihood, Reconstruction
+from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, Reconstruction, RectangularLikelihood
 from isthmus.volume import SURROGATES
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -38,7 +38,9 @@ def test_the_total_is_the_sum_of_its_parts(name, weight):
         return
     assert list(parts) == ["reconstruction", "latent", "log_volume" if name == "exact" else "surrogate"]
     torch.testing.assert_close(parts["latent"], -flow.base(c).log_prob(flow.encode(x, c)), **CLOSE)
-    torch.testing.assert_close(total, 3 * reconstruction + weight * (parts["latent"] + list(parts.values())[2]), **CLOSE)
+    torch.testing.assert_close(
+        total, 3 * reconstruction + weight * (parts["latent"] + list(parts.values())[2]), **CLOSE
+    )
 
 
 @pytest.mark.parametrize("name", ["freeform, encoder", "freeform, decoder", "exact", "rectangular"])
@@ -81,7 +83,10 @@ def test_every_objective_runs_with_every_flow_by_its_name(flow, objective):
         (lambda: RectangularLikelihood(tolerance=0.0), "tolerance > 0"),
         (lambda: FreeForm(surrogate="encode"), "surrogate among encoder, "),
         (lambda: ExactLikelihood(side="decoder"), "side 'encoder'.* unbounded below"),
-        (lambda: FreeForm(K=4)(PAIRS["mlp"].flow(), torch.zeros(2, 5).double()), "1 <= K <= latent dimension 3; got K = 4"),
+        (
+            lambda: FreeForm(K=4)(PAIRS["mlp"].flow(), torch.zeros(2, 5).double()),
+            "1 <= K <= latent dimension 3; got K = 4",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(make, problem):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cases import PAIRS, gradients, half_log_det, jacobians, maps, randn, row_maps
 
+from cases import PAIRS, gradients, half_log_det, jacobians, maps, randn, row_maps
 from isthmus.errors import InputError
 from isthmus.networks import mlp_pair
 from isthmus.volume import (
@@ -87,7 +87,7 @@ def test_gradient_is_that_of_the_forms_and_with_all_probes_of_the_trace(case, na
         torch.testing.assert_close(one, other, **CLOSE)
         by_surrogate, by_form = gradients(differentiable(one), parameters), gradients(differentiable(other), parameters)
         torch.testing.assert_close(by_surrogate, by_form, **CLOSE)
-    if K == case.d and name != "conditional":  # conditional has no trace: it chooses between two, probe by probe
+    if case.d == K and name != "conditional":  # conditional has no trace: it chooses between two, probe by probe
         trace = traces(name, modules, c, x)[2].diagonal(dim1=1, dim2=2).sum(1)
         torch.testing.assert_close(gradients(found.surrogate, parameters), gradients(trace, parameters), **CLOSE)
 

@@ -1,25 +1,24 @@
 """Learn the low-dimensional manifold that data lives on, and the density on it, with any encoder and decoder.
 
-The public names. Those that need Lightning or scikit-learn are loaded when they are first asked for.
+The public names. Each is loaded when it is first asked for, so that `import isthmus` takes milliseconds.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise
-from isthmus.errors import InputError
-from isthmus.flow import Flow
-from isthmus.flows import FLOWS, FreeFormFlow, RectangularFlow
-from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, Reconstruction, RectangularLikelihood
-from isthmus.volume import ESTIMATORS, Surrogate, Volume
-
 if TYPE_CHECKING:
+    from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise
+    from isthmus.errors import InputError
     from isthmus.estimator import InjectiveFlow, InjectiveFlowDetector
     from isthmus.fitting import fit
+    from isthmus.flow import Flow
+    from isthmus.flows import FLOWS, FreeFormFlow, RectangularFlow
     from isthmus.model import Model
+    from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, Reconstruction, RectangularLikelihood
     from isthmus.recipe import Recipe
     from isthmus.store import load, save
     from isthmus.training import train
+    from isthmus.volume import ESTIMATORS, Surrogate, Volume
 
 __all__ = [
     "ESTIMATORS",
@@ -48,19 +47,24 @@ __all__ = [
     "train",
 ]
 
-_LAZY = {
-    "InjectiveFlow": "estimator",
-    "InjectiveFlowDetector": "estimator",
-    "Model": "model",
-    "Recipe": "recipe",
-    "fit": "fitting",
-    "load": "store",
-    "save": "store",
-    "train": "training",
+_MODULES = {
+    "ambient": ("Ambient", "ComponentNoise", "IsotropicNoise"),
+    "errors": ("InputError",),
+    "estimator": ("InjectiveFlow", "InjectiveFlowDetector"),
+    "fitting": ("fit",),
+    "flow": ("Flow",),
+    "flows": ("FLOWS", "FreeFormFlow", "RectangularFlow"),
+    "model": ("Model",),
+    "objective": ("OBJECTIVES", "ExactLikelihood", "FreeForm", "RectangularLikelihood", "Reconstruction"),
+    "recipe": ("Recipe",),
+    "store": ("load", "save"),
+    "training": ("train",),
+    "volume": ("ESTIMATORS", "Surrogate", "Volume"),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _HOME:
         raise AttributeError(f"module 'isthmus' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"isthmus.{_LAZY[name]}"), name)
+    return getattr(importlib.import_module(f"isthmus.{_HOME[name]}"), name)

@@ -6,12 +6,15 @@ density in R^D is normalised whatever the encoder does, so it can be compared ac
 R^D. The encoder only says where to look. Two evaluations, both deterministic, both in nats:
 
 * `linearised`: the decoder is replaced by its tangent at `z0 = f(x)`. With J = g'(z0), r = x - g(z0), and the latent's
-  log density expanded at z0 as `a_k + h_k (z - z0) - 1/2 (z - z0)^T H_k (z - z0)`,
+  log density around z0, `a_k + h_k (z - z0) - 1/2 (z - z0)^T H_k (z - z0)`,
 
       log p_k(x) = a_k + log N(r; 0, Sigma_k) + d/2 log(2 pi) - 1/2 log det M_k + 1/2 b_k^T M_k^-1 b_k,
       M_k = H_k + J^T Sigma_k^-1 J,     b_k = h_k + J^T Sigma_k^-1 r,
 
-  which is exact for a Gaussian mixture and a linear decoder, and Laplace's approximation for other latents.
+  which is exact for a Gaussian mixture and a linear decoder. Any other p_Z is taken for the Gaussian of its mean and
+  covariance, and the ratio of the two averaged over the Gaussian posterior of z, at fixed quasi-random points: with a
+  linear decoder that is normalised too. (Laplace's approximation is not: where p_Z is steep, or convex as in the
+  tails of a Student-t, it extrapolates to densities that are too high by any factor.)
 * `importance_sampled`: the same Gaussians, N(z0 + M_k^-1 b_k, M_k^-1), slightly widened and with a broad component
   beside them, as proposal for the true integral over z. Its ratio to the linearised model's own integral, sampled at
   the same fixed quasi-random points, corrects the linearised value; so it is exact for a linear decoder too, and a
@@ -57,6 +60,10 @@ _CHUNK_NUMBERS = 16_000_000
 _WIDENING = 1.1
 _DEFENSIVE_SHARE = 0.1
 _DEFENSIVE_WIDENING = 1.25
+
+# For a latent that is no Gaussian mixture: draws for its mean and covariance, and points for its ratio to the Gaussian.
+_MOMENT_DRAWS = 1024
+_RATIO_POINTS = 64
 
 
 class Estimate(NamedTuple):
@@ -157,7 +164,10 @@ class ComponentNoise(Noise):
 
     def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
         """`L_k e`."""
-        return (self.scale_tril[component] @ e.unsqueeze(-1)).squeeze(-1)
+        x = torch.empty_like(e)
+        for k, tril in enumerate(self.scale_tril):
+            x[component == k] = e[component == k] @ tril.mT
+        return x
 
 
 NOISES: dict[str, Callable[..., Noise]] = {"isotropic": IsotropicNoise, "component": ComponentNoise}
@@ -169,14 +179,6 @@ class _Posterior(NamedTuple):
     log_joint: Float[Tensor, "batch K"]
     mean: Float[Tensor, "batch K d"]
     tril: Float[Tensor, "batch K d d"]  # Cholesky factor of the posterior precision M_k
-
-
-class _Expansion(NamedTuple):
-    """Log density of each latent component to second order at z0: value, gradient, minus the Hessian."""
-
-    a: Float[Tensor, "batch K"]
-    h: Float[Tensor, "batch K d"]
-    H: Float[Tensor, "batch K d d"]
 
 
 @final
@@ -203,7 +205,9 @@ class Ambient(nn.Module):
     @torch.no_grad()
     def linearised(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
         """Log density at x with the decoder replaced by its tangent at f(x), (batch,) in nats."""
-        return torch.cat([self._posterior(a, b).log_joint.logsumexp(1) for a, b in self._chunks(x, c)])
+        gaussian = gaussian_components(self.flow.base(None if c is None else c[:1])) is not None
+        points = _quasi_random(self.flow.latent_dim, 1 if gaussian else _RATIO_POINTS, seed=0).to(x)
+        return torch.cat([self._linearised(a, b, points) for a, b in self._chunks(x, c, points.shape[0])])
 
     @torch.no_grad()
     def importance_sampled(
@@ -223,8 +227,7 @@ class Ambient(nn.Module):
         Returns:
             Value and standard error, (batch,) in nats.
         """
-        points = SobolEngine(self.flow.latent_dim + 1, scramble=True, seed=seed).draw(n_points, dtype=torch.float64)
-        points = points.clamp(1e-9, 1 - 1e-9).to(x)
+        points = _quasi_random(self.flow.latent_dim + 1, n_points, seed).to(x)
         parts = [self._sampled(a, b, points) for a, b in self._chunks(x, c, n_points)]
         return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
@@ -271,14 +274,18 @@ class Ambient(nn.Module):
         flow, noise = self.flow, self.noise
         z0 = flow.encode(x, c)
         x_hat, J = jacobian(flow.maps(c)[1], z0)
-        a, h, H = _expand(flow.base(c), z0)
+        log_weights, means, prior_tril = self._gaussians(c)
+        offset = means - z0.unsqueeze(1)  # batch K d
+        H = torch.cholesky_inverse(prior_tril)
+        h = (H @ offset.unsqueeze(3)).squeeze(3)
         W = noise.whiten(J.mT).movedim(2, 1)  # batch K d D
         r = noise.whiten(x - x_hat)  # batch K D
         tril = torch.linalg.cholesky(H + W @ W.mT)
         b = h + (W @ r.unsqueeze(3)).squeeze(3)
         half = torch.linalg.solve_triangular(tril, b.unsqueeze(3), upper=False)
         log_joint = (
-            a
+            log_weights
+            + log_normal(offset, prior_tril)
             - 0.5 * r.square().sum(2)
             - noise.half_log_det()
             - 0.5 * (flow.data_dim - flow.latent_dim) * LOG_2PI
@@ -287,6 +294,17 @@ class Ambient(nn.Module):
         )
         shift = torch.linalg.solve_triangular(tril.mT, half, upper=True).squeeze(3)
         return _Posterior(log_joint, z0.unsqueeze(1) + shift, tril)
+
+    def _linearised(self, x: Tensor, c: Context, points: Float[Tensor, "S d"]) -> Float[Tensor, " batch"]:
+        log_joint, mean, tril = self._posterior(x, c)
+        base = self.flow.base(None if c is None else c.repeat_interleave(points.shape[0], 0))
+        if gaussian_components(base) is not None:
+            return log_joint.logsumexp(1)
+        _, (center,), (spread,) = self._gaussians(c)
+        steps = torch.linalg.solve_triangular(tril[:, 0].mT, torch.special.ndtri(points).mT, upper=True).mT
+        z = mean + steps  # batch S d
+        log_ratio = base.log_prob(z.flatten(0, 1)).unflatten(0, z.shape[:2]) - log_normal(z - center, spread)
+        return log_joint[:, 0] + log_ratio.logsumexp(1) - math.log(points.shape[0])
 
     def _sampled(self, x: Tensor, c: Context, points: Float[Tensor, "S d1"]) -> Estimate:
         posterior = self._posterior(x, c)
@@ -309,25 +327,30 @@ class Ambient(nn.Module):
         log_weights, means, tril = components
         return log_weights + log_normal(z.unsqueeze(2) - means, tril)
 
-    def _broad(self, c: Context) -> tuple[Tensor, Tensor]:
-        """Mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density.
+    def _gaussians(self, c: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """The latent's own Gaussian components, or the one Gaussian of its mean and covariance.
 
-        Where that depends on the context it is the one at context 0, the mean of a standardised context: the same for
-        every row, whatever the others are.
+        Where those depend on the context they are the ones at context 0, the mean of a standardised context: the same
+        for every row, whatever the others are.
         """
         components = gaussian_components(self.flow.base(c))
         if components is not None:
-            log_weights, means, tril = components
-            w = log_weights.exp()
-            mean = w @ means
-            spread = means - mean
-            covariance = torch.einsum("k,kij->ij", w, tril @ tril.mT) + spread.mT @ (w.unsqueeze(1) * spread)
-            return mean, torch.linalg.cholesky(covariance)
+            return components
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            base = self.flow.base(None if c is None else torch.zeros_like(c[:1]))
-            z = base.sample(torch.Size([1024])).reshape(1024, -1)
-        return z.mean(0), torch.linalg.cholesky(z.T.cov().reshape(z.shape[1], z.shape[1]))
+            base = self.flow.base(None if c is None else c.new_zeros(1, c.shape[1]))
+            z = base.sample(torch.Size([_MOMENT_DRAWS])).reshape(_MOMENT_DRAWS, self.flow.latent_dim)
+        covariance = z.T.cov().reshape(1, z.shape[1], z.shape[1])
+        return z.new_zeros(1), z.mean(0, keepdim=True), torch.linalg.cholesky(covariance)
+
+    def _broad(self, c: Context) -> tuple[Tensor, Tensor]:
+        """Mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density."""
+        log_weights, means, tril = self._gaussians(c)
+        w = log_weights.exp()
+        mean = w @ means
+        spread = means - mean
+        covariance = torch.einsum("k,kij->ij", w, tril @ tril.mT) + spread.mT @ (w.unsqueeze(1) * spread)
+        return mean, torch.linalg.cholesky(covariance)
 
 
 def gaussian_components(base: Distribution) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -370,31 +393,8 @@ def log_normal(offset: Float[Tensor, "*#batch d"], tril: Float[Tensor, "*#batch 
     return -0.5 * (half + offset.shape[-1] * LOG_2PI) - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def _expand(base: Distribution, z0: Float[Tensor, "batch d"]) -> _Expansion:
-    """Second-order expansion at z0; exact for Gaussian mixtures, for other densities by autograd."""
-    components = gaussian_components(base)
-    if components is not None:
-        log_weights, means, tril = components
-        offset = means - z0.unsqueeze(1)
-        precision = torch.cholesky_inverse(tril)
-        h = (precision @ offset.unsqueeze(3)).squeeze(3)
-        return _Expansion(log_weights + log_normal(offset, tril), h, precision.unsqueeze(0))
-
-    def gradient(z: Tensor) -> Tensor:
-        with torch.enable_grad():
-            z = z if z.requires_grad else z.detach().requires_grad_()
-            return torch.autograd.grad(base.log_prob(z).sum(), z, create_graph=True)[0]
-
-    with torch.enable_grad():
-        z = z0.detach().requires_grad_()
-        h = gradient(z)
-        rows = [torch.autograd.grad(h[:, i].sum(), z, retain_graph=True)[0] for i in range(z.shape[1])]
-    H = -torch.stack(rows, 1)
-    values, vectors = torch.linalg.eigh(0.5 * (H + H.mT))
-    H = vectors @ (
-        values.clamp_min(0.0).unsqueeze(2) * vectors.mT
-    )  # a direction in which p_Z is log-convex: no precision
-    return _Expansion(base.log_prob(z0).unsqueeze(1), h.detach().unsqueeze(1), H.unsqueeze(1))
+def _quasi_random(dim: int, n: int, seed: int) -> Float[Tensor, "n dim"]:
+    return SobolEngine(dim, scramble=True, seed=seed).draw(n, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
 
 
 def _propose(
@@ -433,4 +433,4 @@ def _correct(
     S = log_weight.shape[1]
     total, control = log_weight.logsumexp(1), log_control.logsumexp(1)
     difference = (log_weight - total.unsqueeze(1)).exp() - (log_control - control.unsqueeze(1)).exp()
-    return Estimate(log_linearised + total - control, S**0.5 * difference.std(1))
+    return Estimate(log_linearised + total - control, (S / (S - 1) * difference.square().sum(1)).sqrt())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from isthmus.diagnostics import intrinsic_dimension
@@ -30,19 +30,19 @@ _FEWEST_ROWS_TO_SPLIT = 20
 
 
 def fit(
-    X: ArrayLike,
-    context: ArrayLike | None = None,
+    X: ArrayLike | Tensor,
+    context: ArrayLike | Tensor | None = None,
     *,
     recipe: Recipe | None = None,
     flow: Flow | None = None,
-    sample_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | Tensor | None = None,
     progress: bool = False,
     log_dir: str | Path | None = None,
 ) -> Fitted:
     """From a table to a finished model: prepare columns, train, refit latent density and noise.
 
     Args:
-        X: data in the user's units, (n, columns), finite numbers.
+        X: data in the user's units, (n, columns), finite numbers, as an array or a tensor.
         context: what to condition on, (n, C), or None.
         recipe: everything else; its defaults if not given.
         flow: a flow of your own to train, for as many columns as vary in X; by default the recipe builds one.
@@ -90,11 +90,12 @@ def fit(
     drawn = _spread(_drawn(train_rows, weights, recipe.seed).thinned(_REFIT_ROWS), step, recipe.seed + 1)
     with single_thread(flow):
         refit = refit_density(flow, drawn, held_out, recipe.density, seed=recipe.seed)
-    model, figures = Model(refit.ambient, columns, context_columns), _figures(history, refit, columns, started)
+    model = Model(refit.ambient, columns, context_columns)
+    figures = _figures(model, history, refit, held_out, started)
     return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, custom=custom)
 
 
-def matrix(values: ArrayLike, what: str) -> Float[Tensor, "n columns"]:
+def matrix(values: ArrayLike | Tensor, what: str) -> Float[Tensor, "n columns"]:
     """A user's table as a float64 tensor, checked; the user's own array is never written to.
 
     Args:
@@ -112,7 +113,7 @@ def matrix(values: ArrayLike, what: str) -> Float[Tensor, "n columns"]:
         tensor([[1., 2.]], dtype=torch.float64)
     """
     try:
-        array = np.array(values, dtype=np.float64)
+        array = _array(values)
     except (TypeError, ValueError) as error:
         raise InputError(f"expected numbers in {what}; got {error}; convert or drop the other columns") from error
     if array.ndim != 2 or 0 in array.shape:
@@ -133,7 +134,9 @@ class _Table:
     w: Tensor | None
 
     @classmethod
-    def of(cls, X: ArrayLike, context: ArrayLike | None, sample_weight: ArrayLike | None) -> "_Table":
+    def of(
+        cls, X: ArrayLike | Tensor, context: ArrayLike | Tensor | None, sample_weight: ArrayLike | Tensor | None
+    ) -> "_Table":
         """Check the arrays, drop rows of weight 0, and merge equal rows, so that a weight is a repetition."""
         x, c = matrix(X, "X"), None if context is None else matrix(context, "context")
         if c is not None and len(c) != len(x):
@@ -151,10 +154,17 @@ class _Table:
         return cls(unique[:, :D], None if c is None else unique[:, D:], total * len(unique) / total.sum())
 
 
-def _weights(values: ArrayLike | None, n: int) -> Tensor | None:
+def _array(values: ArrayLike | Tensor) -> NDArray[np.float64]:
+    """A copy in float64, never the caller's own array."""
+    return np.array(
+        values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=np.float64, copy=True
+    )
+
+
+def _weights(values: ArrayLike | Tensor | None, n: int) -> Tensor | None:
     if values is None:
         return None
-    w = torch.from_numpy(np.array(values, dtype=np.float64))
+    w = torch.from_numpy(_array(values))
     if w.shape != (n,) or not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) == 0:
         raise InputError(f"expected {n} weights >= 0, not all zero; got shape {tuple(w.shape)}; give one for each row")
     return w
@@ -209,8 +219,10 @@ def _build(recipe: Recipe, rows: Rows) -> Flow:
     return flow
 
 
-def _figures(history: History, refit: Refit, columns: Columns, started: float) -> dict[str, Any]:
+def _figures(model: Model, history: History, refit: Refit, held_out: Rows, started: float) -> dict[str, Any]:
     best = next(row for row in history.rows if row["step"] == history.best_step)
+    x = model.columns.restore(held_out.x)
+    c = None if held_out.c is None or model.context_columns is None else model.context_columns.restore(held_out.c)
     return {
         "seconds": time.monotonic() - started,
         "training_seconds": history.seconds,
@@ -218,12 +230,11 @@ def _figures(history: History, refit: Refit, columns: Columns, started: float) -
         "best_step": history.best_step,
         "skipped_steps": history.skipped,
         "beta": best["beta"],
-        "latent_dim": refit.ambient.flow.latent_dim,
+        "latent_dim": model.flow.latent_dim,
         "validation": {
             "reconstruction_mse": best["reconstruction"],
-            "manifold_log_likelihood": best["manifold_log_likelihood"],
-            "ambient_log_likelihood_linearised": max(c["log_likelihood"] for c in refit.candidates)
-            + float(columns.log_det),
+            "manifold_log_likelihood": float(model.log_prob(x, c, density="manifold").mean()),
+            "ambient_log_likelihood_linearised": float(model.log_prob(x, c).mean()),
         },
         "density_candidates": list(refit.candidates),
     }

@@ -7,9 +7,11 @@ per kind, so that a kind can be named in a recipe and rebuilt from a file.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 import zuko
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Chi2, Distribution, MultivariateNormal, constraints
@@ -101,7 +103,7 @@ def _gaussian_mixture(logits: Tensor, means: Tensor, scale_tril: Tensor) -> Dist
     return Mixture(MultivariateNormal(means, scale_tril=scale_tril, validate_args=False), logits)
 
 
-def mixture(dim: int, context_dim: int = 0, *, components: int = 8) -> LazyDistribution:
+def mixture(dim: int, context_dim: int = 0, *, components: Annotated[int, Ge(1)] = 8) -> LazyDistribution:
     """A mixture of Gaussians with full covariances; its parameters are set by `isthmus.refit`.
 
     Args:
@@ -125,7 +127,9 @@ def mixture(dim: int, context_dim: int = 0, *, components: int = 8) -> LazyDistr
     )
 
 
-def flow(dim: int, context_dim: int = 0, *, transforms: int = 3, width: int = 64) -> LazyDistribution:
+def flow(
+    dim: int, context_dim: int = 0, *, transforms: Annotated[int, Ge(1)] = 3, width: Annotated[int, Ge(1)] = 64
+) -> LazyDistribution:
     """A neural spline flow on R^d from zuko, learnt; conditional where there is a context.
 
     Args:

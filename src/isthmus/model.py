@@ -6,7 +6,7 @@ depend on the rows beside it.
 """
 
 from collections.abc import Callable
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 import torch
 from jaxtyping import Float
@@ -41,7 +41,7 @@ class Columns(nn.Module):
     Example:
         >>> columns = Columns.learn(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
         >>> columns.kept.tolist(), columns.standardise(torch.tensor([[3.0, 7.0]])).tolist()
-        ([True, False], [[1.0]])
+        ([True, False], [[0.9607689380645752]])
     """
 
     mean: Tensor
@@ -162,6 +162,8 @@ class Model(nn.Module):
         self.ambient, self.columns, self.context_columns = ambient, columns, context_columns
         self.requires_grad_(requires_grad=False)
         self.double().eval()
+        for tensor in (*self.parameters(), *self.buffers()):
+            tensor.data = tensor.data.contiguous()  # as a file has it: strides change the last bit of a product
 
     @property
     def flow(self) -> Flow:
@@ -194,6 +196,8 @@ class Model(nn.Module):
         Returns:
             (batch,) in nats.
         """
+        if density not in get_args(Density):
+            raise InputError(f"expected a density among {', '.join(get_args(Density))}; got {density!r}; choose one")
         if density == "ambient":
             return self.importance_sampled(x, c).value
         u, inner = self._inner(x), self._inner_context(c, x)

@@ -6,8 +6,10 @@ networks twice, and a ReLU network has no second derivative.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 from zuko.nn import MLP
@@ -16,6 +18,7 @@ from isthmus.errors import InputError
 
 __all__ = [
     "NETWORKS",
+    "Count",
     "Network",
     "ResidualBlock",
     "Skip",
@@ -27,6 +30,7 @@ __all__ = [
 ]
 
 Pair = tuple[nn.Module, nn.Module]
+Count = Annotated[int, Ge(1)]
 
 
 class Network(nn.Module):
@@ -92,7 +96,7 @@ def _mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> MLP:
     return MLP(inputs, outputs, hidden, activation=nn.SiLU)
 
 
-def mlp_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: int = 256, depth: int = 2) -> Pair:
+def mlp_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: Count = 256, depth: Count = 2) -> Pair:
     """Multi-layer perceptrons D -> width -> ... -> d and back.
 
     Args:
@@ -117,7 +121,13 @@ def mlp_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: int
 
 
 def residual_pair(
-    data_dim: int, latent_dim: int, context_dim: int = 0, *, width: int = 256, depth: int = 2, blocks: int = 2
+    data_dim: int,
+    latent_dim: int,
+    context_dim: int = 0,
+    *,
+    width: Count = 256,
+    depth: Count = 2,
+    blocks: Annotated[int, Ge(0)] = 2,
 ) -> Pair:
     """The tabular networks of the paper: a perceptron between D and d, and residual blocks acting on the code.
 
@@ -148,7 +158,7 @@ def residual_pair(
     return encoder, decoder
 
 
-def skip_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: int = 256, depth: int = 2) -> Pair:
+def skip_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: Count = 256, depth: Count = 2) -> Pair:
     """Perceptrons with a linear path beside them, which training can start at the principal components.
 
     Args:
@@ -204,7 +214,7 @@ def start_at_principal_components(encoder: nn.Module, decoder: nn.Module, x: Flo
 
 
 def convolutional_pair(
-    data_dim: int, latent_dim: int, context_dim: int = 0, *, shape: tuple[int, int, int], channels: int = 32
+    data_dim: int, latent_dim: int, context_dim: int = 0, *, shape: tuple[int, int, int], channels: Count = 32
 ) -> Pair:
     """Strided convolutions with GroupNorm and SiLU for images given as flat rows of channel x height x width.
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, create_model, model_validator
 
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.flows import FLOWS, FreeFormFlow
 from isthmus.latents import LATENTS
-from isthmus.networks import NETWORKS
+from isthmus.networks import NETWORKS, Count
 from isthmus.objective import OBJECTIVES, Objective
 
 __all__ = ["Part", "Recipe"]
@@ -40,6 +40,14 @@ def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     """`; did you mean 'x'?` for the valid name most like `name`, or the empty string."""
     matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _read_yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"expected a recipe in YAML; got {reason}; correct it") from error
 
 
 def _assign(record: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -141,7 +149,7 @@ class FlowRecipe(Part):
     """Which map is learned: a name out of `FLOWS` with its options; network and latent are for free-form flows."""
 
     kind: str = "freeform"
-    latent_dim: int | Auto = "auto"
+    latent_dim: Count | Auto = "auto"
     network: NetworkPart = NetworkPart()
     latent: LatentPart = LatentPart()
     initialise: Literal["auto", "random"] = "auto"
@@ -156,19 +164,21 @@ class FlowRecipe(Part):
 class TrainingRecipe(_Record):
     """How it is trained. `auto` values follow from the number of rows and columns, see `isthmus.training`."""
 
-    max_steps: int | Auto = Field("auto", description="optimiser steps")
+    max_steps: Count | Auto = Field("auto", description="optimiser steps")
     max_time: float | None = Field(None, gt=0, description="seconds after which training stops")
-    batch_size: int | Auto = Field("auto", description="rows a step")
+    batch_size: Count | Auto = Field("auto", description="rows a step")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate of the one-cycle schedule")
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of AdamW")
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
-    noise: float | Auto = Field("auto", description="standard deviation of the noise added to standardised columns")
+    noise: NonNegativeFloat | Auto = Field(
+        "auto", description="standard deviation of the noise added to standardised columns"
+    )
     warm_up: float = Field(0.2, ge=0, le=1, description="share of the steps before the likelihood has its full weight")
     gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm; none for no clipping")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows held out")
     validations: int = Field(20, ge=1, description="how many times the held-out rows are scored")
     patience: int = Field(8, ge=1, description="validations without improvement after which training stops")
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "cpu"
+    accelerator: Literal["auto", "cpu", "gpu"] = "cpu"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
     compile: bool | Auto = Field("auto", description="torch.compile of the whole objective")
 
@@ -228,11 +238,7 @@ class Recipe(_Record):
         Raises:
             InputError: one line: what is wrong, and the nearest valid name.
         """
-        try:
-            record = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"expected a recipe in YAML; got {reason}; correct the file") from error
+        record = _read_yaml(text) or {}
         if not isinstance(record, dict):
             got = type(record).__name__
             raise InputError(f"expected a recipe of keys and values; got {got}; see `isthmus inspect`")
@@ -240,7 +246,7 @@ class Recipe(_Record):
             key, separator, value = setting.partition("=")
             if not separator or not key:
                 raise InputError(f"expected key=value; got {setting!r}; write for example training.max_steps=1000")
-            _assign(record, key.split("."), yaml.safe_load(value))
+            _assign(record, key.split("."), _read_yaml(value))
         return _validated(cls, record, "recipe")
 
     @classmethod
@@ -260,7 +266,7 @@ class Recipe(_Record):
         """The recipe as YAML text that `parse` reads back to an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
-    def update(self, **sections: Mapping[str, Any]) -> "Recipe":
+    def update(self, **sections: Any) -> "Recipe":
         """A copy with some values replaced: `recipe.update(training={"max_steps": 100})`."""
         record = self.model_dump(mode="json")
         for section, values in sections.items():

@@ -18,6 +18,7 @@ import copy
 import importlib.util
 import logging
 import math
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ __all__ = ["History", "single_thread", "train"]
 
 _VALIDATION_ROWS = 1_000
 _LARGEST_BETA = 1e4
+_LEAST_IMPROVEMENT = 1e-3  # nats per row; less is no reason to go on
 _ONE_THREAD_PARAMETERS = 2_000_000
 _COMPILE_STEPS = 20_000  # compiling takes 30 to 60 s and saves about 2 ms a step for small networks
 
@@ -266,10 +268,24 @@ class _Trainee(lightning.LightningModule):
 
     def _keep_best(self, row: Row) -> None:
         score = row["ambient_log_likelihood"]
-        self.without_improvement += 1
-        if self.best is None or score > self.best[0]:
+        before = -math.inf if self.best is None else self.best[0]
+        self.without_improvement = 0 if score > before + _LEAST_IMPROVEMENT else self.without_improvement + 1
+        if self.best is None or score > before:
             state = {name: value.detach().clone() for name, value in self.flow.state_dict().items()}
-            self.best, self.history.best_step, self.without_improvement = (score, state), int(row["step"]), 0
+            self.best, self.history.best_step = (score, state), int(row["step"])
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt again, which Lightning turns into an exit, and is heeded again afterwards."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 @contextmanager
@@ -376,7 +392,12 @@ def train(
         torch.manual_seed(seed)
         trainee = _Trainee(flow, objective, settings, plan, held_out.thinned(_VALIDATION_ROWS).to(torch.float64))
         trainee.log_file = _log_file(log_dir)
+        if settings.accelerator not in ("auto", "cpu") and not torch.accelerator.is_available():
+            raise InputError(
+                f"expected an accelerator for {settings.accelerator!r}; got none here; use 'cpu' or 'auto'"
+            )
         trainer = lightning.Trainer(
+            max_epochs=1,
             max_steps=plan.max_steps,
             accelerator=settings.accelerator,
             devices=1,
@@ -385,10 +406,11 @@ def train(
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress,
-            callbacks=[RichProgressBar()] if progress else [],
+            callbacks=[RichProgressBar(console_kwargs={"stderr": True})] if progress else [],
         )
         batches = Batches(train.x.to(dtype), c, w, size=plan.batch_size, steps=plan.max_steps, seed=seed)
-        trainer.fit(trainee, DataLoader(batches, batch_size=None))
+        with _interruptible():
+            trainer.fit(trainee, DataLoader(batches, batch_size=None))
     history = trainee.history
     history.steps, history.seconds = trainer.global_step, time.monotonic() - trainee.started
     if trainee.best is not None:

@@ -1,9 +1,10 @@
 """The rectangular flow: an invertible network on R^D restricted to d coordinates, with a learnt latent density."""
 
-from typing import final
+from typing import Annotated, final
 
 import torch
 import zuko
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
@@ -45,9 +46,9 @@ class RectangularFlow(Flow):
         latent_dim: int,
         context_dim: int = 0,
         *,
-        transforms: int = 6,
-        width: int = 128,
-        latent_transforms: int = 4,
+        transforms: Annotated[int, Ge(1)] = 6,
+        width: Annotated[int, Ge(1)] = 128,
+        latent_transforms: Annotated[int, Ge(0)] = 4,
     ) -> None:
         super().__init__(data_dim, latent_dim, context_dim)
         if latent_transforms:

@@ -1,0 +1,82 @@
+"""Recipes: round trips, and refusals in one line that name the nearest valid name."""
+
+import pytest
+import torch
+
+from isthmus.errors import InputError
+from isthmus.flows import FLOWS
+from isthmus.latents import LATENTS
+from isthmus.networks import NETWORKS
+from isthmus.objective import OBJECTIVES
+from isthmus.recipe import Part, Recipe
+
+GOOD = [
+    "",
+    "{seed: 3, training: {max_steps: 10, max_time: 2.5, gradient_clip: null}}",
+    "{flow: {latent_dim: 2, network: {kind: mlp, width: 8, depth: 1}, latent: {kind: student_t, df: 3}}}",
+    "{flow: {kind: rectangular, latent_dim: 2, width: 8, transforms: 2}, objective: {kind: rectangular, K: 2}}",
+    "{objective: {surrogate: conditional, probed: 0.5}, density: {noise: isotropic}, columns: {dequantise: false}}",
+]
+BAD = {
+    "{trainng: {}}": "did you mean 'training'?",
+    "{training: {max_stps: 3}}": "unknown key 'training.max_stps'; did you mean 'max_steps'?",
+    "{training: {max_steps: many}}": "got 'many'",
+    "{training: 3}": "got 3",
+    "{flow: {latent_dim: 2.5}}": "got 2.5",
+    "{flow: {kind: rectangle}}": "did you mean 'rectangular'?",
+    "{flow: {kind: rectangular, wdth: 3}}": "did you mean 'width'?",
+    "{flow: {network: {kind: mpl}}}": "did you mean 'mlp'?",
+    "{flow: {network: {kind: mlp, with: 3}}}": "did you mean 'width'?",
+    "{flow: {latent: {kind: normal, df: 3}}}": "unknown key 'df'",
+    "{objective: {kind: freform}}": "did you mean 'freeform'?",
+    "{objective: {betta: 3}}": "did you mean 'beta'?",
+    "{objective: {beta: -1}}": "expected beta > 0",
+    "{objective: {surrogate: decodr}}": "got 'decodr'",
+    "{objective: {kind: exact, side: decoder}}": "unbounded below for every beta",
+    "{seed: -1}": "got -1",
+    "[1, 2]": "got list",
+    "{a: [": "expected a recipe in YAML",
+}
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_round_trip(text):
+    recipe = Recipe.parse(text)
+    assert Recipe.parse(recipe.dump()) == recipe
+    assert Recipe.validated(recipe.model_dump(mode="json")) == recipe
+    flow = recipe.build_flow(4, 2)
+    assert isinstance(flow, FLOWS[recipe.flow.kind])
+    assert torch.isfinite(recipe.build_objective()(flow, torch.randn(8, 4)).total).all()
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_refusals_are_one_line_with_the_nearest_name(text):
+    with pytest.raises(InputError) as refusal:
+        Recipe.parse(text)
+    assert BAD[text] in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_settings_override_the_text():
+    recipe = Recipe.parse("{seed: 1}", ["seed=2", "flow.network.kind=mlp", "objective.beta=3", "training.noise=0.5"])
+    assert (recipe.seed, recipe.flow.network.kind, recipe.training.noise) == (2, "mlp", 0.5)
+    assert recipe.objective.options == {"beta": 3}
+    with pytest.raises(InputError, match="expected key=value; got 'seed'"):
+        Recipe.parse("", ["seed"])
+
+
+def test_update_replaces_some_values():
+    recipe = Recipe().update(training={"max_steps": 3}, seed=5)
+    assert (recipe.training.max_steps, recipe.seed, recipe.training.noise) == (3, 5, "auto")
+
+
+def test_unreadable_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"missing\.yaml"):
+        Recipe.read(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize("registry", [NETWORKS, LATENTS, OBJECTIVES], ids=["network", "latent", "objective"])
+def test_every_registered_name_can_be_asked_for(registry):
+    for kind in registry:
+        options = {"shape": (1, 4, 4)} if kind == "convolutional" else {}
+        assert Part(kind=kind, **options).check(registry, "part").options == options
