@@ -2,11 +2,11 @@
 
     python -m benchmarks.speed [--case NAME ...] [--rounds 5] [--steps 20] [--json] [--append FILE]
 
-Every variant of a case trains the same networks with the same optimiser on the same kind of batch; one round times a few
-steps of each variant, one after the other, so that a busy machine slows all of them; ratios are taken within a round,
-and the median of the rounds is reported with their range. The autoencoder is timed eager and compiled and the faster
-one is the yardstick. Peak memory is that of all tensors alive in a step, parameters and optimiser state included,
-measured in a process of its own.
+Every variant of a case trains the same networks with the same optimiser on the same kind of batch; one round times a
+few steps of each variant, one after the other, so that a busy machine slows all of them. Ratios are taken within a
+round, and the median of the rounds is reported with their range. The autoencoder is timed eager and compiled, and the
+faster one is the yardstick. Peak memory is that of all tensors alive in a step, parameters and optimiser state
+included, measured in a process of its own.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Tokens(nn.Module):
 
 
 def convolutional() -> Pair:
-    """The paper's MNIST networks (arXiv 2306.01843) with SiLU: four strided convolutions, a residual net on the code."""
+    """The paper's MNIST networks (arXiv 2306.01843) with SiLU: four strided convolutions, a residual net on codes."""
     ch, d = 32, 16
     encoder = nn.Sequential(nn.Unflatten(1, (1, 28, 28)))
     for inputs, outputs in ((1, ch), (ch, 2 * ch), (2 * ch, 4 * ch), (4 * ch, 8 * ch)):
@@ -275,7 +275,7 @@ def print_record(record: dict[str, Any]) -> None:
     for name, values in record["over_autoencoder"].items():
         milliseconds = record["milliseconds"][name]
         print(
-            f"  {name:20} {values['median']:5.2f} x ({values['min']:.2f} .. {values['max']:.2f})  {milliseconds:7.2f} ms"
+            f"  {name:20} {values['median']:5.2f} x ({values['min']:.2f} .. {values['max']:.2f}) {milliseconds:7.2f} ms"
         )
     print(f"  reference / ours     {record['reference_over_ours']:5.2f} x")
     if "memory_over_autoencoder" in record:

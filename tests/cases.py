@@ -19,7 +19,7 @@ def randn(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
-# ------------------------------------------------------------------------------------------ modules as users write them
+# -------------------------------------------------------------------------------- modules as users write them
 
 
 class Residual(nn.Module):
@@ -121,7 +121,7 @@ def operator_pair(function):
     return lambda D, d, C: (perceptron(D + C, d), perceptron(d + C, D))
 
 
-# ------------------------------------------------------------------------------------------------------------ the tables
+# -------------------------------------------------------------------------------------------------- the tables
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def make_flow(name, D=5, d=2, C=0, **options):
     return flow
 
 
-# ------------------------------------------------------------------------------------------------------------ brute force
+# -------------------------------------------------------------------------------------------------- brute force
 
 
 def maps(modules, c=None):
@@ -206,7 +206,7 @@ def gradients(value, parameters):
     return torch.cat([part.flatten() for part in parts])
 
 
-# ---------------------------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------------------------------ training
 
 
 def descend(flow, objective, batch, steps, learning_rate, *, anneal=False):

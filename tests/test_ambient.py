@@ -1,4 +1,4 @@
-"""The ambient density: closed forms where the decoder is linear, normalisation where it is not, honesty where it is bad."""
+"""The ambient density: closed forms where the decoder is linear, normalised where it is not, honest where it is bad."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def plane(low, high, step):
     return torch.cartesian_prod(*axes), step**2
 
 
-# ----------------------------------------------------------------------------------------------------------- linear decoder
+# ------------------------------------------------------------------------------------------------- linear decoder
 
 
 @pytest.mark.parametrize(("D", "d"), [(5, 2), (4, 1), (6, 5)])
@@ -104,7 +104,7 @@ def test_mixtures_are_mixtures_of_factor_analysers(D, d, K, noise):
         assert float(((statistic.mean(0) - truth) / statistic.std(0)).abs().max()) < 4.5 / n**0.5
 
 
-# ------------------------------------------------------------------------------------------------------- curved decoders
+# --------------------------------------------------------------------------------------------- curved decoders
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_any_latent_integrates_to_one_on_an_untrained_network(latent):
         assert float(model.importance_sampled(points).value.exp().sum() * cell) == pytest.approx(1, abs=0.02)
 
 
-# ------------------------------------------------------------------------------------------------------ what every row may ask
+# -------------------------------------------------------------------------------------------- what every row may ask
 
 
 def conditional(name):
@@ -231,7 +231,7 @@ def test_samples_are_codes_decoded_with_noise_at_any_temperature(name):
             model.sample(7, c)
 
 
-# ------------------------------------------------------------------------------------------------------------------ parts
+# -------------------------------------------------------------------------------------------------------- parts
 
 
 @pytest.mark.parametrize(

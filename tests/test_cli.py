@@ -85,7 +85,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-# ---------------------------------------------------------------------------------------------- happy paths
+# ------------------------------------------------------------------------------------ happy paths
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npy"])
@@ -191,7 +191,7 @@ def test_a_model_of_a_nameless_matrix(tmp_path, context):
     assert "number" in done("inspect", model).out
 
 
-# ---------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------ figures
 
 
 def test_fit_says_what_it_did(tmp_path, folder):
@@ -299,7 +299,7 @@ def test_the_command_line_is_light_to_import(fresh_python):
     assert heavy == []
 
 
-# ---------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------------------------------ mistakes
 
 
 def fit(*options):

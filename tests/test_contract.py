@@ -127,7 +127,7 @@ def test_every_annotation_of_the_contract_is_kept():
             assert list(own) == list(contract)
 
 
-# ---------------------------------------------------------------------------------------------------- rectangular flows
+# ------------------------------------------------------------------------------------------ rectangular flows
 
 
 @pytest.mark.parametrize("dims", DIMENSIONS.values(), ids=DIMENSIONS)
@@ -148,7 +148,7 @@ def test_without_latent_transforms_the_latent_is_normal():
     torch.testing.assert_close(base.log_prob(z), torch.distributions.Normal(0, 1).log_prob(z).sum(1))
 
 
-# -------------------------------------------------------------------------------------- the density on a known manifold
+# ---------------------------------------------------------------------------- the density on a known manifold
 
 
 class Formula(nn.Module):

@@ -54,7 +54,7 @@ def test_few_rows_still_have_a_dimension():
 
 def test_what_has_no_dimension_is_refused():
     for x in (randn(2, 3), torch.ones(50, 3), torch.tensor([[0.0], [1.0]]).repeat(9, 1)):
-        with pytest.raises(InputError, match="expected 3 different rows to estimate a dimension from; got [12];"):
+        with pytest.raises(InputError, match=r"expected 3 different rows to estimate a dimension from; got [12];"):
             intrinsic_dimension(x)
     for neighbours in (0, 1, 2):
         with pytest.raises(InputError, match=f"expected neighbours >= 3; got {neighbours};"):

@@ -70,11 +70,12 @@ def test_importing_the_package_loads_nothing_heavy(fresh_python):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_no_assert_no_blanket_except_and_a_docstring_everywhere(path):
+def test_no_assert_no_print_no_blanket_except_and_a_docstring_everywhere(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
     for node in ast.walk(tree):
         assert not isinstance(node, ast.Assert)
+        assert not (isinstance(node, ast.Name) and node.id == "print"), f"line {node.lineno} prints"
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else "everything"
             assert caught not in {"everything", "Exception", "BaseException"}, f"line {node.lineno} catches {caught}"

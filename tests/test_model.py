@@ -1,17 +1,17 @@
-"""The finished model: every number in the user's units, every density with its log-determinant, every refusal one line."""
+"""The finished model: numbers and densities in the user's units, refusals in one line."""
 
 import math
 
 import pytest
 import torch
-from cases import make_flow, randn
-from test_ambient import component_noise, covariance, gaussian_mixture, isotropic, linear_flow
 from torch.distributions import MultivariateNormal
 
+from cases import make_flow, randn
 from isthmus import model as module
 from isthmus.ambient import Ambient
 from isthmus.errors import InputError
 from isthmus.model import Columns, Model
+from test_ambient import component_noise, covariance, gaussian_mixture, isotropic, linear_flow
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 UNITS = torch.tensor([0.01, 3.0, 1.0, 500.0], dtype=torch.float64)
@@ -32,9 +32,7 @@ def linear():
     model = Model(Ambient(linear_flow(B, b, latent), component_noise(Sigma)), columns)
     S, mean = columns.scale[columns.kept], columns.mean[columns.kept]
     prior = latent.scale_tril @ latent.scale_tril.mT
-    parts = MultivariateNormal(
-        mean + S * (latent.means @ B.T + b), S.unsqueeze(1) * (B @ prior @ B.T + Sigma) * S
-    )
+    parts = MultivariateNormal(mean + S * (latent.means @ B.T + b), S.unsqueeze(1) * (B @ prior @ B.T + Sigma) * S)
     return model, x, latent.logits.log_softmax(0), parts, S.unsqueeze(1) * B
 
 
@@ -83,16 +81,23 @@ def test_codes_and_points_go_through_the_preparation(conditional):
     torch.testing.assert_close(model.decode(z, c), x_hat)
     torch.testing.assert_close(model.reconstruct(x, c), x_hat)
     assert (x_hat[:, 1] == 2.5).all()
-    once, many = (torch.manual_seed(0), model.sample(6, c[:1]))[1], (torch.manual_seed(0), model.sample(6, c[[0] * 6]))[1]
+    once, many = (
+        (torch.manual_seed(0), model.sample(6, c[:1]))[1],
+        (torch.manual_seed(0), model.sample(6, c[[0] * 6]))[1],
+    )
     assert torch.equal(once, many)
 
 
 def test_rows_do_not_depend_on_one_another_nor_on_how_they_are_cut(conditional, monkeypatch):
     model, x, c = conditional
-    functions = [model.encode, model.reconstruct, *(
-        lambda x, c, density=density: model.log_prob(x, c, density=density)
-        for density in ("linearised", "ambient", "manifold")
-    )]
+    functions = [
+        model.encode,
+        model.reconstruct,
+        *(
+            lambda x, c, density=density: model.log_prob(x, c, density=density)
+            for density in ("linearised", "ambient", "manifold")
+        ),
+    ]
     together = [function(x, c) for function in functions]
     monkeypatch.setattr(module, "_ROWS", 7)
     torch.testing.assert_close([function(x, c) for function in functions], together, rtol=1e-10, atol=1e-10)
@@ -149,7 +154,7 @@ def test_far_outliers_have_low_but_finite_densities(conditional):
         assert float(far.max()) < float(model.log_prob(x, c).min())
 
 
-# ------------------------------------------------------------------------------------------------------------- columns
+# --------------------------------------------------------------------------------------------------- columns
 
 
 def test_columns_standardise_and_restore():
@@ -189,5 +194,7 @@ def test_integers_are_found_and_rounded_into_their_range():
 
 def test_a_table_without_a_column_that_varies_is_refused():
     for x in (torch.ones(9, 3).double(), 1e9 * torch.ones(9, 2).double() * (1 + 1e-16)):
-        with pytest.raises(InputError, match=f"expected a column that varies; got {x.shape[1]} constant columns in 9 rows"):
+        with pytest.raises(
+            InputError, match=f"expected a column that varies; got {x.shape[1]} constant columns in 9 rows"
+        ):
             Columns.learn(x)

@@ -60,7 +60,7 @@ def test_layers_that_spoil_the_change_of_volume_are_warned_of(layer, warns, recw
     assert [str(w.message).startswith(warns) for w in recwarn] == ([True] if warns else [])
 
 
-# ------------------------------------------------------------------------------------------------------ a linear beginning
+# -------------------------------------------------------------------------------------------- a linear beginning
 
 
 def linear_parts(pair):

@@ -23,7 +23,7 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 OPTIONS = {"conjugate_gradient": {"tolerance": 1e-14, "max_iterations": 30}}
 
 
-# ----------------------------------------------------------------------------------------------- surrogates and the trace
+# ------------------------------------------------------------------------------------- surrogates and the trace
 
 
 def traces(name, modules, c, x):
@@ -129,7 +129,7 @@ def test_surrogates_can_be_evaluated_without_gradients_and_move_no_tensor_of_the
     assert not x.requires_grad
 
 
-# ----------------------------------------------------------------------------------------------------------------- probes
+# ------------------------------------------------------------------------------------------------------- probes
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -170,7 +170,7 @@ def test_variance_over_probes_has_its_closed_form(d):
         torch.testing.assert_close(values.var(), variance, rtol=0.05, atol=1e-10)
 
 
-# ------------------------------------------------------------------------------------- conjugate gradients, log determinant
+# --------------------------------------------------------------------------- conjugate gradients, log determinant
 
 
 def test_conjugate_gradients_solve_each_row_by_itself_until_it_is_solved():
