@@ -252,6 +252,17 @@ def test_noise_of_no_width_is_refused(sigma):
         IsotropicNoise(2, sigma)
 
 
+@pytest.mark.parametrize(("latent", "K"), [("normal", 3), ("student_t", 2), ("mixture", 7), ("flow", 8)])
+def test_noise_with_other_components_than_the_latent_is_refused(latent, K):
+    """It would silently be counted K times."""
+    flow = FreeFormFlow(*mlp_pair(3, 2, width=8), 3, 2, latent=LATENTS[latent](2)).double()
+    model = Ambient(flow, component_noise(covariance(K, 3)))
+    calls = (model.linearised, model.importance_sampled, model.posterior_mean, lambda x: model.sample(len(x)))
+    for call in calls:
+        with pytest.raises(InputError, match=f"expected noise of one component or of .* as the latent has; got {K};"):
+            call(randn(4, 3))
+
+
 def test_only_gaussian_latents_have_gaussian_components():
     for name, lazy in LATENTS.items():
         components = gaussian_components(lazy(2)())

@@ -205,8 +205,7 @@ class Ambient(nn.Module):
     @torch.no_grad()
     def linearised(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
         """Log density at x with the decoder replaced by its tangent at f(x), (batch,) in nats."""
-        gaussian = gaussian_components(self.flow.base(None if c is None else c[:1])) is not None
-        points = _quasi_random(self.flow.latent_dim, 1 if gaussian else _RATIO_POINTS, seed=0).to(x)
+        points = _quasi_random(self.flow.latent_dim, _RATIO_POINTS if self._components(c) is None else 1, seed=0).to(x)
         return torch.cat([self._linearised(a, b, points) for a, b in self._chunks(x, c, points.shape[0])])
 
     @torch.no_grad()
@@ -246,11 +245,11 @@ class Ambient(nn.Module):
 
         `temperature` scales the codes and the noise.
         """
-        base = self.flow.base(c)
         if c is not None and c.shape[0] != n:
             raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
-        components = gaussian_components(base)
+        components = self._components(c)
         if components is None:
+            base = self.flow.base(c)
             z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
             k = torch.zeros(n, dtype=torch.long, device=z.device)
         else:
@@ -263,7 +262,7 @@ class Ambient(nn.Module):
     def _chunks(self, x: Tensor, c: Context, n_points: int = 1) -> Iterator[tuple[Tensor, Context]]:
         d, D = self.flow.latent_dim, self.flow.data_dim
         K = self.noise.half_log_det().shape[0]
-        components = gaussian_components(self.flow.base(None if c is None else c[:1]))
+        components = self._components(c)
         L = 1 if components is None else components[0].shape[0]
         numbers = K * d * D + max(K, L) * (2 * d * d + d) + n_points * (d * d + (K + 1) * D + max(K, L) * (d + 3))
         rows = max(1, _CHUNK_NUMBERS // numbers)
@@ -297,12 +296,12 @@ class Ambient(nn.Module):
 
     def _linearised(self, x: Tensor, c: Context, points: Float[Tensor, "S d"]) -> Float[Tensor, " batch"]:
         log_joint, mean, tril = self._posterior(x, c)
-        base = self.flow.base(None if c is None else c.repeat_interleave(points.shape[0], 0))
-        if gaussian_components(base) is not None:
+        if self._components(c) is not None:
             return log_joint.logsumexp(1)
         _, (center,), (spread,) = self._gaussians(c)
         steps = torch.linalg.solve_triangular(tril[:, 0].mT, torch.special.ndtri(points).mT, upper=True).mT
         z = mean + steps  # batch S d
+        base = self.flow.base(None if c is None else c.repeat_interleave(points.shape[0], 0))
         log_ratio = base.log_prob(z.flatten(0, 1)).unflatten(0, z.shape[:2]) - log_normal(z - center, spread)
         return log_joint[:, 0] + log_ratio.logsumexp(1) - math.log(points.shape[0])
 
@@ -320,12 +319,19 @@ class Ambient(nn.Module):
     def _log_latent(
         self, z: Float[Tensor, "batch S d"], c: Float[Tensor, "points C"] | None
     ) -> Float[Tensor, "batch S K"]:
-        base = self.flow.base(c)
-        components = gaussian_components(base)
+        components = self._components(c)
         if components is None or self.noise.half_log_det().shape[0] == 1:
-            return base.log_prob(z.flatten(0, 1)).unflatten(0, z.shape[:2]).unsqueeze(2)
+            return self.flow.base(c).log_prob(z.flatten(0, 1)).unflatten(0, z.shape[:2]).unsqueeze(2)
         log_weights, means, tril = components
         return log_weights + log_normal(z.unsqueeze(2) - means, tril)
+
+    def _components(self, c: Context) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The latent's own Gaussian components, or None; as many as the noise has, where that has several."""
+        components = gaussian_components(self.flow.base(c))
+        K, L = self.noise.half_log_det().shape[0], 1 if components is None else components[0].shape[0]
+        if K not in (1, L):
+            raise InputError(f"expected noise of one component or of {L}, as the latent has; got {K}; refit one")
+        return components
 
     def _gaussians(self, c: Context) -> tuple[Tensor, Tensor, Tensor]:
         """The latent's own Gaussian components, or the one Gaussian of its mean and covariance.
@@ -333,10 +339,11 @@ class Ambient(nn.Module):
         Where those depend on the context they are the ones at context 0, the mean of a standardised context: the same
         for every row, whatever the others are.
         """
-        components = gaussian_components(self.flow.base(c))
+        components = self._components(c)
         if components is not None:
             return components
-        with torch.random.fork_rng(devices=[]):
+        device = next(self.noise.buffers()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
             base = self.flow.base(None if c is None else c.new_zeros(1, c.shape[1]))
             z = base.sample(torch.Size([_MOMENT_DRAWS])).reshape(_MOMENT_DRAWS, self.flow.latent_dim)

@@ -241,6 +241,10 @@ class Model(nn.Module):
         n = self.columns.mean.shape[0]
         if x.dim() != 2 or x.shape[1] != n:
             raise InputError(f"expected rows of {n} columns; got shape {tuple(x.shape)}; give the columns of the fit")
+        if not bool(torch.isfinite(x).all()):
+            row, column = torch.nonzero(~torch.isfinite(x))[0].tolist()
+            got = f"{float(x[row, column])} in row {row}, column {column}"
+            raise InputError(f"expected finite numbers; got {got}; impute or drop it")
         return self.columns.standardise(x.to(torch.float64))
 
     def _inner_context(self, c: Context, rows: Tensor) -> Context:
