@@ -11,6 +11,7 @@ from typing import Literal, final, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.quasirandom import SobolEngine
 
 from isthmus.ambient import Ambient, Estimate
 from isthmus.errors import InputError
@@ -20,6 +21,7 @@ from isthmus.volume import exact
 __all__ = ["Columns", "Model"]
 
 _ROWS = 4096
+_OFFSETS = 8  # at which a row of integers is spread over their units; even
 
 Density = Literal["ambient", "linearised", "manifold"]
 
@@ -187,6 +189,10 @@ class Model(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """Log density of each row in nats, in the user's units, the preparation's log-determinant included.
 
+        Of an integer in a column of integers the ambient log density is the mean over the unit around it, at fixed
+        offsets: a lower bound of the integer's log probability. (At the integer itself it may be far above.) Numbers
+        between the integers are taken as they are.
+
         Args:
             x: data, (batch, n).
             c: context, (batch, C), or None.
@@ -201,14 +207,17 @@ class Model(nn.Module):
         if density == "ambient":
             return self.importance_sampled(x, c).value
         u, inner = self._inner(x), self._inner_context(c, x)
-        if density == "linearised":
-            return self._by_rows(self.ambient.linearised, u, inner) + self.columns.log_det
-        return self._by_rows(self._manifold, u, inner)
+        if density == "manifold":
+            return self._by_rows(self._manifold, u, inner)
+        values = [self._by_rows(self.ambient.linearised, v, inner) for v in self._spread(x, u)]
+        return torch.stack(values).mean(0) + self.columns.log_det
 
     def importance_sampled(self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128) -> Estimate:
         """The ambient log density by importance sampling, with its standard error, (batch,) in nats, user's units."""
-        value, error = self.ambient.importance_sampled(self._inner(x), self._inner_context(c, x), n_points=n_points)
-        return Estimate(value + self.columns.log_det, error)
+        u, inner = self._inner(x), self._inner_context(c, x)
+        parts = [self.ambient.importance_sampled(v, inner, n_points=n_points) for v in self._spread(x, u)]
+        value, error = (torch.stack(part) for part in zip(*parts, strict=True))
+        return Estimate(value.mean(0) + self.columns.log_det, error.square().sum(0).sqrt() / len(parts))
 
     def sample(
         self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0
@@ -230,6 +239,14 @@ class Model(nn.Module):
             inner = self._inner_context(c, torch.empty(n, 0))
         source = self.ambient if noise else self.flow
         return self.columns.restore(source.sample(n, inner, temperature=temperature))
+
+    def _spread(self, x: Tensor, u: Tensor) -> list[Tensor]:
+        """The standardised rows, or where they hold integers of integer columns, copies spread over the unit around."""
+        whole = (self.columns.integer & (x == x.round()))[:, self.columns.kept]
+        if not bool(whole.any()):
+            return [u]
+        offsets = SobolEngine(u.shape[1], scramble=True, seed=0).draw(_OFFSETS // 2, dtype=torch.float64).to(u) - 0.5
+        return [u + self.columns.integer_step * whole * offset for offset in torch.cat([offsets, -offsets])]
 
     def _manifold(self, u: Tensor, c: Context) -> Tensor:
         encode, decode = self.flow.maps(c)
