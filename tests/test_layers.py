@@ -29,7 +29,7 @@ LEVEL = {module: level for level, modules in LEVELS.items() for module in module
 HEAVY = {
     "lightning": {"training"},
     "matplotlib": set(),
-    "sklearn": {"estimator", "metrics", "refit"},
+    "sklearn": {"estimator", "metrics", "refit", "diagnostics"},
     "pandas": {"data", "scoring", "cli"},
     "pyarrow": {"data"},
     "typer": {"cli"},

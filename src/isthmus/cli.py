@@ -151,10 +151,12 @@ def fit(
         _say(*notes)
     folder = save(dataclasses.replace(fitted, schema=schema), output, force=force)
     if as_json:
-        keys = ("seconds", "steps", "latent_dim", "beta", "validation")
+        keys = ("seconds", "steps", "latent_dim", "beta", "validation", "health")
         _print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
     else:
         _print_rows([("model", str(folder), ""), ("rows", f"{len(frame):,}", ""), *_fit_rows(fitted, frame.shape[1])])
+        verdicts = fitted.metrics["health"]["verdicts"]
+        _say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
 
 
 @app.command(epilog="Example: isthmus score model new.csv -o scores.csv")
@@ -288,6 +290,7 @@ def inspect_model(model: ModelFolder, as_json: AsJson = False) -> None:
             ("noise", _part(record["noise"]), ""),
             ("beta", f"{record['beta']:.4g}", "weight of the squared reconstruction error"),
             *_held_out(record["validation"]),
+            *_health(record),
             ("columns", f"{len(record['columns']):,}", ""),
             *_by_kind(record["columns"]),
             ("written by", f"isthmus {own}", ", ".join(f"{name} {number}" for name, number in others.items())),
@@ -417,6 +420,7 @@ def _record(folder: Path, fitted: "Fitted") -> dict[str, Any]:
         "latent": fitted.latent.model_dump(),
         "noise": fitted.noise.model_dump(),
         **figures,
+        "health": fitted.metrics.get("health"),
         "columns": {c.name: _kind(c) for c in schema.columns} if schema else number,
         "recipe": fitted.recipe.model_dump(mode="json"),
         "versions": config["versions"],
@@ -500,7 +504,17 @@ def _fit_rows(fitted: "Fitted", n_columns: int) -> list[tuple[str, str, str]]:
         ("beta", f"{figures['beta']:.4g}", "weight of the squared reconstruction error"),
         ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
         *_held_out(figures["validation"]),
+        *_health(figures),
     ]
+
+
+def _health(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The worst verdict, and the names of what is not ok."""
+    if not figures.get("health"):
+        return []
+    verdicts = figures["health"]["verdicts"]
+    names = [verdict["name"] for verdict in verdicts if verdict["status"] != "ok"]
+    return [("health", figures["health"]["status"], ", ".join(names) or f"{len(verdicts)} checks on held-out rows")]
 
 
 def _held_out(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:

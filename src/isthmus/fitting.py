@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from isthmus.diagnostics import intrinsic_dimension
+from isthmus.diagnostics import examine, intrinsic_dimension
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.flows import FreeFormFlow
@@ -88,10 +88,14 @@ def fit(
         log_dir=log_dir,
     )
     drawn = _spread(_drawn(train_rows, weights, recipe.seed).thinned(_REFIT_ROWS), step, recipe.seed + 1)
+    options = recipe.objective.options
     with single_thread(flow):
         refit = refit_density(flow, drawn, held_out, recipe.density, seed=recipe.seed)
-    model = Model(refit.ambient, columns, context_columns)
-    figures = _figures(model, history, refit, held_out, started)
+        model = Model(refit.ambient, columns, context_columns)
+        figures = _figures(model, history, refit, held_out, started)
+        surrogate = options.get("surrogate", "encoder") if recipe.objective.kind == "freeform" else None
+        health = examine(refit.ambient, drawn, held_out, beta=figures["beta"], surrogate=surrogate, seed=recipe.seed)
+    figures["health"] = health.as_dict()
     return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, custom=custom)
 
 
