@@ -196,7 +196,7 @@ def test_a_model_of_a_nameless_matrix(tmp_path, context):
 
 def test_fit_says_what_it_did(tmp_path, folder):
     result = done("fit", folder / "mixed.csv", "-o", tmp_path / "m", "--latent-dim", "auto", "--json", *SHORT)
-    assert list(result.record) == ["model", "seconds", "steps", "latent_dim", "beta", "validation"]
+    assert list(result.record) == ["model", "seconds", "steps", "latent_dim", "beta", "validation", "health"]
     assert result.record["steps"] == 20
     assert len(result.out.splitlines()) == 1
     assert "Constant columns" in result.err
