@@ -186,8 +186,8 @@ class TrainingRecipe(_Record):
 class DensityRecipe(_Record):
     """What is fitted to the codes and residuals after training, the networks untouched."""
 
-    latent: Literal["auto", "as trained", "mixture"] = "auto"
-    noise: Literal["auto", "isotropic", "component"] = "auto"
+    latent: Literal["auto", "as trained", "gaussian", "mixture", "flow"] = "auto"
+    noise: Literal["auto", "isotropic", "component", "low_rank"] = "auto"
 
 
 class ColumnsRecipe(_Record):
