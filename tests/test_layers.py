@@ -14,7 +14,7 @@ LEVELS = {
     1: {"autodiff", "latents", "networks"},
     2: {"volume"},
     3: {"flow"},
-    4: {"flows", "ambient", "objective", "metrics", "data"},
+    4: {"flows", "ambient", "objective", "metrics", "data", "columns"},
     5: {"model", "diagnostics"},
     6: {"recipe"},
     7: {"refit", "store"},
@@ -29,7 +29,7 @@ LEVEL = {module: level for level, modules in LEVELS.items() for module in module
 HEAVY = {
     "lightning": {"training"},
     "matplotlib": set(),
-    "sklearn": {"estimator", "metrics", "refit", "diagnostics"},
+    "sklearn": {"estimator", "columns", "metrics", "refit", "diagnostics"},
     "pandas": {"data", "scoring", "cli"},
     "pyarrow": {"data"},
     "typer": {"cli"},

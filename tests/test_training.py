@@ -58,7 +58,7 @@ def test_batches_are_random_orders_cut_into_equal_parts(rows, size):
     ],
 )
 def test_what_auto_stands_for(settings, n, plan):
-    found = Plan.of(TrainingRecipe(**settings), n, torch.zeros(2))
+    found = Plan.of(TrainingRecipe(**settings), n)
     assert {name: getattr(found, name) for name in plan} == plan
 
 
@@ -115,7 +115,7 @@ def test_weights_of_zero_are_rows_that_are_not_there():
     assert error(far) > 10
 
 
-def test_integers_are_spread_by_their_step_in_every_batch():
+def test_rows_are_spread_afresh_in_every_batch():
     seen = []
 
     class Spy(nn.Linear):
@@ -126,8 +126,10 @@ def test_integers_are_spread_by_their_step_in_every_batch():
     step = torch.tensor([0.5, 0.0, 2.0]).double()
     flow = FreeFormFlow(Spy(3, 1), nn.Linear(1, 3), 3, 1)
     rows = Rows(torch.zeros(64, 3).double())
-    train(flow, Reconstruction(), rows, rows, settings=TrainingRecipe(max_steps=50, noise=0.0), integer_step=step)
+    settings, spread = TrainingRecipe(max_steps=50, noise=0.0), lambda x, offset: x + step.to(x) * offset
+    train(flow, Reconstruction(), rows, rows, settings=settings, spread=spread)
     x = torch.cat(seen)
+    assert len(x[:, 0].unique()) > len(x) / 2
     assert float(x[:, 1].abs().max()) == 0
     assert float(x[:, 0].abs().max()) <= 0.25
     assert float(x[:, 2].std()) == pytest.approx(2 / 12**0.5, rel=0.1)

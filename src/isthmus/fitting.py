@@ -11,11 +11,12 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from isthmus.columns import Columns
 from isthmus.diagnostics import examine, intrinsic_dimension
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.flows import FreeFormFlow
-from isthmus.model import Columns, Model
+from isthmus.model import Model
 from isthmus.networks import start_at_principal_components
 from isthmus.recipe import Recipe
 from isthmus.refit import Refit, Rows, refit_density
@@ -66,14 +67,12 @@ def fit(
     recipe, custom = recipe or Recipe(), flow is not None
     started = time.monotonic()
     table = _Table.of(X, context, sample_weight)
-    columns = Columns.learn(
-        table.x, table.w, standardise=recipe.columns.standardise, dequantise=recipe.columns.dequantise
-    )
-    context_columns = None if table.c is None else Columns.learn(table.c, table.w, dequantise=False, drop=False)
+    columns = Columns.learn(table.x, table.w, **recipe.columns.model_dump())
+    plain = {"heavy_tails": False, "dequantise": False, "drop": False}
+    context_columns = None if table.c is None else Columns.learn(table.c, table.w, **plain)
     c = None if table.c is None or context_columns is None else context_columns.standardise(table.c)
     train_rows, held_out, weights = _split(Rows(columns.standardise(table.x), c), table.w, recipe)
-    step = columns.integer_step
-    held_out = _spread(held_out, step, recipe.seed)
+    held_out = _spread(held_out, columns, recipe.seed)
     flow = _build(recipe, train_rows) if flow is None else _fitting(flow, train_rows)
     history = train(
         flow,
@@ -82,12 +81,12 @@ def fit(
         held_out,
         settings=recipe.training,
         weights=weights,
-        integer_step=step,
+        spread=columns.spread if bool(columns.integer.any()) else None,
         seed=recipe.seed,
         progress=progress,
         log_dir=log_dir,
     )
-    drawn = _spread(_drawn(train_rows, weights, recipe.seed).thinned(_REFIT_ROWS), step, recipe.seed + 1)
+    drawn = _spread(_drawn(train_rows, weights, recipe.seed).thinned(_REFIT_ROWS), columns, recipe.seed + 1)
     options = recipe.objective.options
     with single_thread(flow):
         refit = refit_density(flow, drawn, held_out, recipe.density, seed=recipe.seed)
@@ -193,10 +192,10 @@ def _drawn(rows: Rows, w: Tensor | None, seed: int) -> Rows:
     return rows[torch.multinomial(w, len(w), replacement=True, generator=generator)]
 
 
-def _spread(rows: Rows, step: Float[Tensor, " D"], seed: int) -> Rows:
+def _spread(rows: Rows, columns: Columns, seed: int) -> Rows:
     """Integer columns spread evenly over their unit around each value: a density needs a continuous variable."""
     u = torch.rand(rows.x.shape, generator=torch.Generator().manual_seed(seed), dtype=rows.x.dtype)
-    return Rows(rows.x + step * (u - 0.5), rows.c)
+    return Rows(columns.spread(rows.x, u - 0.5), rows.c)
 
 
 def _fitting(flow: Flow, rows: Rows) -> Flow:
@@ -235,6 +234,7 @@ def _figures(model: Model, history: History, refit: Refit, held_out: Rows, start
         "skipped_steps": history.skipped,
         "beta": best["beta"],
         "latent_dim": model.flow.latent_dim,
+        "heavy_tailed": model.columns.heavy_tailed,
         "validation": {
             "reconstruction_mse": best["reconstruction"],
             "manifold_log_likelihood": float(model.log_prob(x, c, density="manifold").mean()),

@@ -194,6 +194,9 @@ class ColumnsRecipe(_Record):
     """How columns are prepared; part of the model, its log-determinant always included in densities."""
 
     standardise: bool = True
+    heavy_tails: bool = Field(
+        default=True, description="curve heavy-tailed columns where held-out rows gain by it; needs standardise"
+    )
     dequantise: bool = Field(
         default=True, description="spread integer columns over [-1/2, 1/2) around each value in training"
     )

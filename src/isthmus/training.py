@@ -21,7 +21,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,7 @@ _COMPILE_STEPS = 20_000  # compiling takes 30 to 60 s and saves about 2 ms a ste
 
 
 Row = dict[str, float | int]
+Spread = Callable[[Tensor, Tensor], Tensor]
 
 
 class Batch(NamedTuple):
@@ -97,11 +98,22 @@ class Batches(IterableDataset):
         w: weights, (n,), or None.
         size: rows a batch; all rows if there are fewer.
         steps: number of batches.
-        seed: of the order.
+        seed: of the order and the offsets.
+        spread: how rows are moved by offsets in [-1/2, 1/2), drawn afresh for every batch; not at all by default.
     """
 
-    def __init__(self, x: Tensor, c: Context, w: Tensor | None, *, size: int, steps: int, seed: int) -> None:
-        self.x, self.c, self.w = x, c, w
+    def __init__(
+        self,
+        x: Tensor,
+        c: Context,
+        w: Tensor | None,
+        *,
+        size: int,
+        steps: int,
+        seed: int,
+        spread: Spread | None = None,
+    ) -> None:
+        self.x, self.c, self.w, self.spread = x, c, w, spread
         self.steps, self.seed = steps, seed
         self.size = min(size, x.shape[0])
 
@@ -117,7 +129,10 @@ class Batches(IterableDataset):
             start = step % per_epoch * self.size
             index = order[start : start + self.size]
             c, w = (None if t is None else t[index] for t in (self.c, self.w))
-            yield Batch(self.x[index], c, w)
+            x = self.x[index]
+            if self.spread is not None:
+                x = self.spread(x, torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5)
+            yield Batch(x, c, w)
 
 
 def _one_cycle(progress: float) -> float:
@@ -137,22 +152,20 @@ class Plan:
     noise: float
     noise_follows: bool
     compile: bool
-    integer_step: Float[Tensor, " D"]
 
     @classmethod
-    def of(cls, settings: TrainingRecipe, n: int, integer_step: Float[Tensor, " D"]) -> "Plan":
+    def of(cls, settings: TrainingRecipe, n: int) -> "Plan":
         """Resolve the settings for n training rows.
 
         Args:
             settings: the recipe's section.
             n: number of training rows.
-            integer_step: width of an integer in standardised units for each column, 0 for others.
 
         Returns:
             The plan.
 
         Example:
-            >>> Plan.of(TrainingRecipe(), 1000, torch.zeros(3)).max_steps
+            >>> Plan.of(TrainingRecipe(), 1000).max_steps
             2000
         """
         steps = min(10_000, max(2_000, int(30 * n**0.5))) if settings.max_steps == "auto" else settings.max_steps
@@ -160,7 +173,7 @@ class Plan:
         noise = 0.1 if settings.noise == "auto" else settings.noise
         compiled = steps >= _COMPILE_STEPS if settings.compile == "auto" else settings.compile
         every = max(1, steps // settings.validations)
-        return cls(steps, size, every, noise, settings.noise == "auto", compiled, integer_step)
+        return cls(steps, size, every, noise, settings.noise == "auto", compiled)
 
 
 class _Trainee(lightning.LightningModule):
@@ -197,7 +210,7 @@ class _Trainee(lightning.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean objective of a batch with fresh noise."""
         x, c, w = batch
-        x = x + self.noise * torch.randn_like(x) + self.plan.integer_step.to(x) * (torch.rand_like(x) - 0.5)
+        x = x + self.noise * torch.randn_like(x)
         total = self._total(x, c, torch.tensor(self._likelihood_weight(), dtype=x.dtype, device=x.device))
         return total.mean() if w is None else (w * total).mean()
 
@@ -409,7 +422,7 @@ def train(
     *,
     settings: TrainingRecipe | None = None,
     weights: Float[Tensor, " n"] | None = None,
-    integer_step: Float[Tensor, " D"] | None = None,
+    spread: Spread | None = None,
     seed: int = 0,
     progress: bool = False,
     log_dir: str | Path | None = None,
@@ -423,7 +436,8 @@ def train(
         held_out: standardised rows that decide; at most 1,000 evenly spaced ones are used.
         settings: the recipe's section `training`; its defaults if not given.
         weights: one weight a training row, (n,), mean 1.
-        integer_step: width of an integer in standardised units for each column, 0 for others.
+        spread: moves training rows (batch, D) by offsets in [-1/2, 1/2), drawn afresh for every batch, as
+            `Columns.spread` does to integers; None for none.
         seed: of batches, noise and probes; the global random state is left as it was.
         progress: whether to show a progress bar on standard error.
         log_dir: where to write `log.csv`, and events for TensorBoard where that is installed, while it runs.
@@ -441,8 +455,7 @@ def train(
     """
     settings = settings or TrainingRecipe()
     dtype = torch.float64 if settings.precision == "64-true" else torch.float32
-    step = torch.zeros(flow.data_dim) if integer_step is None else integer_step
-    plan = Plan.of(settings, train.x.shape[0], step.to(dtype))
+    plan = Plan.of(settings, train.x.shape[0])
     c, w = (None if t is None else t.to(dtype) for t in (train.c, weights))
     with torch.random.fork_rng(), single_thread(flow), _quiet_lightning():
         torch.manual_seed(seed)
@@ -464,7 +477,8 @@ def train(
             enable_progress_bar=progress,
             callbacks=[RichProgressBar(console_kwargs={"stderr": True})] if progress else [],
         )
-        batches = Batches(train.x.to(dtype), c, w, size=plan.batch_size, steps=plan.max_steps, seed=seed)
+        sizes = {"size": plan.batch_size, "steps": plan.max_steps, "seed": seed}
+        batches = Batches(train.x.to(dtype), c, w, **sizes, spread=spread)
         with _interruptible():
             trainer.fit(trainee, DataLoader(batches, batch_size=None))
     history = trainee.history
