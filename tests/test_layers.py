@@ -19,9 +19,10 @@ LEVELS = {
     6: {"recipe"},
     7: {"refit", "store"},
     8: {"training"},
-    9: {"fitting"},
-    10: {"estimator", "scoring"},
-    11: {"cli"},
+    9: {"sweep"},
+    10: {"fitting"},
+    11: {"estimator", "scoring"},
+    12: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 

@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line if not given.
 
     Returns:
-        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 130 after Ctrl-C; 141 where the reader of a pipe has gone.
+        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 130 after Ctrl-C; 141
+        where the reader of a pipe has gone.
 
     Example:
         >>> main(["list", "flows"])  # doctest: +ELLIPSIS

@@ -54,7 +54,7 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -
 
     Returns:
         `log_density` in nats, and `reconstruction_error`, the squared distance to the reconstruction on standardised
-        columns; in the order of the rows.
+        columns; in the order of the rows. Where the model does not reconstruct its own data also `untrusted`, why.
 
     Raises:
         InputError: the density is unknown, or the table does not suit the model.
@@ -190,11 +190,11 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         seed: of the samples.
 
     Returns:
-        `untrusted`, why the likelihoods may not stand alone, or None; `n` rows, `D` columns that enter the flow, `d`; `fid_like`, `energy_distance`, `c2st_auc` and
-        `reconstruction_mse` on standardised columns; mean log densities in nats a row: `manifold_log_likelihood`,
-        `ambient_log_likelihood` (importance-sampled, with `ambient_standard_error`, on `ambient_rows`),
-        `ambient_log_likelihood_linearised`, and `ambient_gap`, by how much the latter exceeds the former on the same
-        rows; `seconds`.
+        `untrusted`, why the likelihoods may not stand alone, or None; `n` rows, `D` columns that enter the flow, `d`;
+        `fid_like`, `energy_distance`, `c2st_auc` and `reconstruction_mse` on standardised columns; mean log densities
+        in nats a row: `manifold_log_likelihood`, `ambient_log_likelihood` (importance-sampled, with
+        `ambient_standard_error`, on `ambient_rows`), `ambient_log_likelihood_linearised`, and `ambient_gap`, by how
+        much the latter exceeds the former on the same rows; `seconds`.
 
     Raises:
         InputError: the table does not suit the model.
@@ -203,7 +203,12 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
     model, rows = fitted.model, _rows(fitted, frame)
     samples = _frame(fitted, _Rows(_draw(model, len(rows.x), rows.c, seed=seed), rows.c))
     pair = model.columns.standardise(_rows(fitted, samples).x), model.columns.standardise(rows.x)
-    figures: dict[str, Any] = {"untrusted": untrusted(fitted), "n": len(rows.x), "D": model.flow.data_dim, "d": model.flow.latent_dim}
+    figures: dict[str, Any] = {
+        "untrusted": untrusted(fitted),
+        "n": len(rows.x),
+        "D": model.flow.data_dim,
+        "d": model.flow.latent_dim,
+    }
     figures |= {name: METRICS[name].function(*pair) for name in ("fid_like", "energy_distance", "c2st_auc")}
     figures["reconstruction_mse"] = float(_errors(model, rows).mean())
     figures["manifold_log_likelihood"] = float(model.log_prob(rows.x, rows.c, density="manifold").mean())

@@ -43,7 +43,7 @@ from isthmus.recipe import TrainingRecipe
 from isthmus.refit import Rows
 from isthmus.store import append_row
 
-__all__ = ["History", "single_thread", "train"]
+__all__ = ["History", "Split", "Spread", "single_thread", "train"]
 
 _VALIDATION_ROWS = 1_000
 _LARGEST_BETA = 1e4
@@ -66,6 +66,25 @@ class Batch(NamedTuple):
     x: Float[Tensor, "batch D"]
     c: Context
     w: Float[Tensor, " batch"] | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a fit learns from and what it is judged by, on standardised columns.
+
+    Attributes:
+        train: rows to train on.
+        held_out: rows that decide, integer columns spread.
+        drawn: the training rows as single draws, for what knows no weights: drawn by weight, integer columns spread.
+        weights: one weight a training row, (n,), mean 1, or None.
+        spread: how training spreads integer columns, see `train`.
+    """
+
+    train: Rows
+    held_out: Rows
+    drawn: Rows
+    weights: Float[Tensor, " n"] | None = None
+    spread: Spread | None = None
 
 
 @dataclass
