@@ -20,7 +20,7 @@ LEVELS = {
     7: {"refit", "store"},
     8: {"training"},
     9: {"fitting"},
-    10: {"estimator", "scoring"},
+    10: {"estimator", "scoring", "plots"},
     11: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
@@ -28,7 +28,7 @@ LEVEL = {module: level for level, modules in LEVELS.items() for module in module
 # Where a heavy library may be imported at all; `import isthmus` imports none of them.
 HEAVY = {
     "lightning": {"training"},
-    "matplotlib": set(),
+    "matplotlib": {"plots"},
     "sklearn": {"estimator", "metrics", "refit", "diagnostics"},
     "pandas": {"data", "scoring", "cli"},
     "pyarrow": {"data"},
