@@ -21,7 +21,8 @@ LEVELS = {
     8: {"training"},
     9: {"fitting"},
     10: {"estimator", "scoring", "plots"},
-    11: {"cli"},
+    11: {"report"},
+    12: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 
@@ -29,8 +30,9 @@ LEVEL = {module: level for level, modules in LEVELS.items() for module in module
 HEAVY = {
     "lightning": {"training"},
     "matplotlib": {"plots"},
-    "sklearn": {"estimator", "metrics", "refit", "diagnostics"},
-    "pandas": {"data", "scoring", "cli"},
+    "jinja2": {"report"},
+    "sklearn": {"estimator", "metrics", "refit", "diagnostics", "report"},
+    "pandas": {"data", "scoring", "report", "cli"},
     "pyarrow": {"data"},
     "typer": {"cli"},
 }
