@@ -190,7 +190,7 @@ def statistics(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str, str]]
             (
                 "energy distance",
                 f"{max(0.0, energy.share):.2%}",
-                f"0 % is best; by chance in p = {energy.p_value:.2g} of cases",
+                f"0 % is best; p = {energy.p_value:.2g} if both follow one law",
             ),
             (
                 "distance to the nearest known row",

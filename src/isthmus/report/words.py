@@ -82,7 +82,7 @@ _USES = {
         "shift",
     ),
     "Drawing new rows": (*_ALWAYS, "codes", "samples", "c2st"),
-    "Codes and reconstructions": (*_ALWAYS, "pseudo_inverse", "spectrum"),
+    "Codes and reconstructions": (*_ALWAYS, "pseudo_inverse", "spectrum", "shift"),
 }
 _ANSWERS = {"ok": "yes", "warn": "with care", "fail": "not yet", "unknown": "not checked"}
 _HEADLINES = {
