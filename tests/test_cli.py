@@ -403,9 +403,9 @@ MISTAKES = {
     "no configuration": damaged("config.json", lambda path: path.unlink()),
     "a garbled configuration": damaged("config.json", lambda path: path.write_bytes(b"\xff\x00{")),
     "a list for a configuration": damaged("config.json", lambda path: path.write_text("[1]")),
-    "an empty configuration": damaged("config.json", lambda path: path.write_text('{"format": 1}')),
+    "an empty configuration": damaged("config.json", lambda path: path.write_text('{"format": 2}')),
     "an unknown format": damaged(
-        "config.json", lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+        "config.json", lambda path: path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
     ),
     "other dimensions": damaged(
         "config.json", lambda path: path.write_text(path.read_text().replace('"latent_dim": 1', '"latent_dim": 9'))

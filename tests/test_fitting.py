@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from isthmus import FreeForm, FreeFormFlow, InputError, Recipe, fit
+from isthmus.columns import Columns
 from isthmus.data import DATASETS
-from isthmus.model import Columns
 from isthmus.networks import mlp_pair, skip_pair, start_at_principal_components
 from isthmus.recipe import TrainingRecipe
 from isthmus.refit import Rows

@@ -368,9 +368,8 @@ def fitted_health(X, fresh, d, **objective):
     recipe = Recipe().update(flow={"latent_dim": d}, objective={"kind": "freeform", **objective})
     fitted = fit(X.numpy(), recipe=recipe)
     columns = fitted.model.columns
-    step = columns.integer_step
     rows = (columns.standardise(x.double()) for x in (X, fresh))
-    spread = (Rows(u + step * (torch.rand_like(u) - 0.5)) for u in rows)
+    spread = (Rows(columns.spread(u, torch.rand_like(u) - 0.5)) for u in rows)
     surrogate = objective.get("surrogate", "encoder")
     return examine(fitted.model.ambient, *spread, beta=fitted.metrics["beta"], surrogate=surrogate)
 

@@ -9,8 +9,9 @@ from torch.distributions import MultivariateNormal
 from cases import make_flow, randn
 from isthmus import model as module
 from isthmus.ambient import Ambient
+from isthmus.columns import Columns
 from isthmus.errors import InputError
-from isthmus.model import Columns, Model
+from isthmus.model import Model
 from test_ambient import component_noise, covariance, gaussian_mixture, isotropic, linear_flow
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
@@ -152,49 +153,3 @@ def test_far_outliers_have_low_but_finite_densities(conditional):
         far = model.log_prob(x + factor * x.std(0), c)
         assert far.isfinite().all()
         assert float(far.max()) < float(model.log_prob(x, c).min())
-
-
-# --------------------------------------------------------------------------------------------------- columns
-
-
-def test_columns_standardise_and_restore():
-    x = table()
-    columns = Columns.learn(x)
-    u = columns.standardise(x)
-    assert columns.dim == u.shape[1] == 4
-    assert columns.kept.tolist() == [True, False, True, True, True]
-    torch.testing.assert_close(u.mean(0), torch.zeros(4).double(), **EXACT)
-    torch.testing.assert_close(u.std(0, correction=0), torch.ones(4).double(), **EXACT)
-    torch.testing.assert_close(columns.restore(u), x, **EXACT)
-    torch.testing.assert_close(columns.log_det, -x[:, [0, 2, 3, 4]].std(0, correction=0).log().sum(), **EXACT)
-
-
-def test_columns_left_as_they_are():
-    x = table()
-    columns = Columns.learn(x, standardise=False)
-    assert torch.equal(columns.standardise(x), x[:, [0, 2, 3, 4]])
-    assert torch.equal(columns.restore(columns.standardise(x)), x)
-    assert float(columns.log_det) == 0
-    context = Columns.learn(x, drop=False)
-    assert context.standardise(x).shape == (50, 5)
-    assert context.standardise(x).isfinite().all()
-
-
-def test_integers_are_found_and_rounded_into_their_range():
-    x = torch.cat([torch.randint(2, 9, (200, 1)).double(), randn(200, 1), torch.full((200, 1), 4.0).double()], 1)
-    columns = Columns.learn(x)
-    assert columns.integer.tolist() == [True, False, False]
-    torch.testing.assert_close(columns.integer_step, torch.stack([1 / columns.scale[0], columns.scale[1] * 0]), **EXACT)
-    wild = 10 * randn(100, 3)
-    rounded = columns.round_integers(wild)
-    assert torch.equal(rounded[:, 0], wild[:, 0].round().clamp(2, 8))
-    assert torch.equal(rounded[:, 1:], wild[:, 1:])
-    assert not Columns.learn(x, dequantise=False).integer.any()
-
-
-def test_a_table_without_a_column_that_varies_is_refused():
-    for x in (torch.ones(9, 3).double(), 1e9 * torch.ones(9, 2).double() * (1 + 1e-16)):
-        with pytest.raises(
-            InputError, match=f"expected a column that varies; got {x.shape[1]} constant columns in 9 rows"
-        ):
-            Columns.learn(x)

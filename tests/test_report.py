@@ -15,6 +15,7 @@ from sklearn.decomposition import PCA
 
 import isthmus
 from isthmus import cli
+from isthmus.ambient import NOISES
 from isthmus.data.tables import Schema
 from isthmus.diagnostics import Health, Verdict
 from isthmus.errors import InputError
@@ -22,8 +23,8 @@ from isthmus.refit import Rows
 from isthmus.report import image_shape, render, write
 from isthmus.report.baselines import Score, compare
 from isthmus.report.citations import BIBTEX, citations
-from isthmus.report.evidence import gather
-from isthmus.report.words import CHECKS, verdicts
+from isthmus.report.evidence import _deviations, gather
+from isthmus.report.words import CHECKS, column_table, noticed, verdicts
 
 NASTY = '<script>alert("1")</script>'
 VOID = {"meta", "link", "br", "img", "hr", "input", "use", "path"}
@@ -32,7 +33,8 @@ VOID = {"meta", "link", "br", "img", "hr", "input", "use", "path"}
 def fitted_to(frame, target=()):
     schema, _ = Schema.learn(frame, target)
     training = {"max_steps": 100 if len(frame.columns) == 64 else 30, "validations": 5}
-    recipe = isthmus.Recipe().update(flow={"latent_dim": 2}, training=training)
+    density = {"latent": "mixture"}
+    recipe = isthmus.Recipe().update(flow={"latent_dim": 2}, training=training, density=density)
     fitted = isthmus.fit(*schema.encode(frame), recipe=recipe)
     return dataclasses.replace(
         fitted, schema=schema, metrics=fitted.metrics | {"command": f"isthmus fit '{NASTY}.csv'"}
@@ -262,6 +264,35 @@ def test_all_densities_are_scored_on_the_same_rows_in_the_user_s_units(models):
     assert mixture.ahead_error > 0
 
 
+def test_curved_columns_are_scored_in_the_user_s_units(models):
+    frame = np.exp(3 * three(300).set_axis(["u", "v", "w"], axis=1))
+    fitted = models(frame, ())
+    assert fitted.model.columns.heavy_tailed
+    evidence = gather(fitted, frame)
+    x = fitted.model.columns.restore(evidence.rows.x)
+    np.testing.assert_allclose(evidence.log_density, fitted.model.log_prob(x), rtol=1e-9)
+    ours, ppca, _ = compare(fitted, evidence)
+    assert abs(ours.mean - ppca.mean) < 5  # on the same scale
+    assert any(what.startswith("heavy-tailed") for what, _, _ in column_table(fitted, None))
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_deviations_are_those_of_the_noise_s_covariance(name):
+    sizes = {"isotropic": (), "component": (3,), "low_rank": (3, 2)}[name]
+    noise = NOISES[name](4, *sizes).double()
+    if name != "isotropic":
+        root = torch.randn(3, 4, 4, dtype=torch.float64)
+        noise.set_covariances(root @ root.mT + torch.eye(4))
+    K = len(noise.half_log_det())
+    normal = torch.nn.functional.normalize(torch.randn(5, 2, 4, dtype=torch.float64), dim=2)
+    whitening = noise.whiten(torch.eye(4, dtype=torch.float64))  # rows: Sigma_k^(-1/2) e_i
+    precision = torch.einsum("ika,jka->kij", whitening, whitening)
+    expected = torch.einsum("nqi,kij,nqj->nqk", normal, torch.linalg.inv(precision), normal).sqrt()
+    found = _deviations(noise, normal)
+    assert found.shape == (5, 2, K)
+    torch.testing.assert_close(found, expected)
+
+
 def test_residuals_of_the_model_s_own_samples_are_calibrated(models):
     fitted = models(three(), ())
     with torch.random.fork_rng(devices=[]):
@@ -319,8 +350,6 @@ def test_every_check_has_a_question(models):
 
 @pytest.mark.parametrize(("ahead", "status"), [(3.0, "ok"), (0.1, "ok"), (-3.0, "warn")])
 def test_a_better_simpler_model_is_a_warning(models, ahead, status):
-    from isthmus.report.words import noticed
-
     fitted = models(three(), ())
     scores = [Score("model", 0.0, 0.1), Score("PPCA", 0.0, 0.1, ahead, 0.1), Score("mixture", 0.0, 0.1, 9.0, 0.1)]
     found = {v.name: v.status for v in noticed(fitted, gather(fitted, three()), scores)}
@@ -328,8 +357,6 @@ def test_a_better_simpler_model_is_a_warning(models, ahead, status):
 
 
 def test_rows_of_another_law_are_noticed(models):
-    from isthmus.report.words import noticed
-
     fitted = models(three(), ())
     for frame, status in ((three(3000)[300:], "ok"), (three().add([0.0, 0.0, 1.0]), "warn")):
         assert {v.name: v.status for v in noticed(fitted, gather(fitted, frame), [])}["shift"] == status
@@ -338,8 +365,9 @@ def test_rows_of_another_law_are_noticed(models):
 @pytest.mark.parametrize(
     ("objective", "flow", "keys"),
     [
-        ({}, {}, {"sorrenson2024", "zuko"}),
+        ({"surrogate": "encoder"}, {}, {"sorrenson2024", "zuko"}),
         ({"surrogate": "conditional"}, {}, {"sorrenson2024", "rafae2026"}),
+        ({}, {}, {"sorrenson2024", "rafae2026"}),
         ({"kind": "rectangular"}, {"kind": "rectangular"}, {"caterini2021", "dinh2017"}),
     ],
 )
@@ -368,7 +396,7 @@ def test_the_publications_of_what_was_used_are_cited(models, objective, flow, ke
 def test_fit_writes_a_report_and_report_writes_another(tmp_path, capsys):
     three(60).to_csv(tmp_path / "t.csv", index=False)
     table, model = str(tmp_path / "t.csv"), tmp_path / "model"
-    short = ["--latent-dim", "1", "--set", "training.max_steps=20"]
+    short = ["--latent-dim", "1", "--set", "training.max_steps=20", "--set", "density.latent=mixture"]
     assert cli.main(["fit", table, "-o", str(model), *short]) == 0
     page = (model / "report.html").read_text()
     assert f"isthmus fit {table} -o {model} --latent-dim 1" in page
@@ -391,6 +419,7 @@ def test_ctrl_c_in_the_report_leaves_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr("isthmus.report.write", interrupt)
     three(60).to_csv(tmp_path / "t.csv", index=False)
     arguments = ["fit", str(tmp_path / "t.csv"), "-o", str(tmp_path / "m"), "--set", "training.max_steps=5"]
+    arguments += ["--latent-dim", "1", "--set", "density.latent=mixture"]
     assert cli.main(arguments) == 0
     isthmus.load(tmp_path / "m")
 
@@ -413,7 +442,10 @@ def test_what_is_no_size_is_refused(text):
 
 def test_rows_come_back_only_for_the_table_of_the_fit():
     X = np.random.default_rng(0).normal(size=(40, 3))
-    fitted = isthmus.fit(X, recipe=isthmus.Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 2}))
+    mixture = {"latent": "mixture", "noise": "isotropic"}
+    fitted = isthmus.fit(
+        X, recipe=isthmus.Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 2}, density=mixture)
+    )
     train, held_out = isthmus.fitting.rows_again(fitted, X)
     assert isinstance(train, Rows)
     assert (len(train.x), len(held_out.x)) == (36, 4)

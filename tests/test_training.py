@@ -1,5 +1,6 @@
 """The training loop: its batches, its plan, what `auto` follows, and a context that is learnt."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from cases import randn
 from isthmus import Recipe, fit
+from isthmus.diagnostics import steadiness
 from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.objective import ExactLikelihood, FreeForm, Reconstruction
@@ -56,7 +58,7 @@ def test_batches_are_random_orders_cut_into_equal_parts(rows, size):
     ],
 )
 def test_what_auto_stands_for(settings, n, plan):
-    found = Plan.of(TrainingRecipe(**settings), n, torch.zeros(2))
+    found = Plan.of(TrainingRecipe(**settings), n)
     assert {name: getattr(found, name) for name in plan} == plan
 
 
@@ -92,7 +94,7 @@ def test_the_likelihood_waits_for_the_reconstruction():
     """In the first half of the warm-up only the reconstruction is trained: the same bits as without a likelihood."""
     flows = small_flow(), small_flow()
     flows[1].load_state_dict(flows[0].state_dict())
-    settings = TrainingRecipe(max_steps=50, warm_up=1.0, validations=50, noise=0.0, weight_decay=0.0)
+    settings = TrainingRecipe(max_steps=50, warm_up=1.0, validations=50, patience=50, noise=0.0, weight_decay=0.0)
     lengths, data = [], line()
     for flow, objective in zip(flows, (ExactLikelihood(1.0), Reconstruction()), strict=True):
         history = train(flow, objective, data, data, settings=settings)
@@ -113,7 +115,7 @@ def test_weights_of_zero_are_rows_that_are_not_there():
     assert error(far) > 10
 
 
-def test_integers_are_spread_by_their_step_in_every_batch():
+def test_rows_are_spread_afresh_in_every_batch():
     seen = []
 
     class Spy(nn.Linear):
@@ -124,8 +126,10 @@ def test_integers_are_spread_by_their_step_in_every_batch():
     step = torch.tensor([0.5, 0.0, 2.0]).double()
     flow = FreeFormFlow(Spy(3, 1), nn.Linear(1, 3), 3, 1)
     rows = Rows(torch.zeros(64, 3).double())
-    train(flow, Reconstruction(), rows, rows, settings=TrainingRecipe(max_steps=50, noise=0.0), integer_step=step)
+    settings, spread = TrainingRecipe(max_steps=50, noise=0.0), lambda x, offset: x + step.to(x) * offset
+    train(flow, Reconstruction(), rows, rows, settings=settings, spread=spread)
     x = torch.cat(seen)
+    assert len(x[:, 0].unique()) > len(x) / 2
     assert float(x[:, 1].abs().max()) == 0
     assert float(x[:, 0].abs().max()) <= 0.25
     assert float(x[:, 2].std()) == pytest.approx(2 / 12**0.5, rel=0.1)
@@ -156,3 +160,74 @@ def test_a_conditional_fit_learns_what_depends_on_the_context():
     assert float(model.log_prob(x, given.flip(0)).mean()) < score - 2
     drawn = model.sample(2000, torch.tensor([[1.5]]).double())
     assert drawn.mean(0).tolist() == pytest.approx([1.5, -1.5, 2.25], abs=0.25)
+
+
+class Failing(FreeForm):
+    """The paper's loss, but not a number on some steps."""
+
+    def __init__(self, bad):
+        super().__init__("auto")
+        self.bad, self.calls = bad, 0
+
+    def __call__(self, flow, x, c=None, weight=1.0):
+        terms = super().__call__(flow, x, c, weight)
+        self.calls += 1
+        return terms._replace(total=terms.total * math.nan) if self.bad(self.calls) else terms
+
+
+@pytest.mark.parametrize(
+    ("bad", "skipped", "retreats"),
+    [
+        (lambda call: False, 0, 0),
+        (lambda call: call == 30, 1, 0),
+        (lambda call: call in (30, 31), 2, 0),
+        (lambda call: 30 <= call < 33, 3, 1),
+        (lambda call: 30 <= call < 37, 7, 2),
+    ],
+    ids=["none", "one", "two", "three", "seven"],
+)
+def test_a_bad_step_is_left_out_and_three_in_a_row_halve_the_learning_rate(bad, skipped, retreats):
+    data, flow = line(), small_flow()
+    settings = TrainingRecipe(max_steps=100, schedule="constant", validations=10, learning_rate=1e-2)
+    history = train(flow, Failing(bad), data, data, settings=settings)
+    assert (history.steps, history.skipped, history.retreats) == (100, skipped, retreats)
+    rates = [row["learning_rate"] for row in history.rows]
+    assert rates[0] == 1e-2
+    assert rates[-1] == pytest.approx(1e-2 * 0.5**retreats)
+    assert all(bool(p.isfinite().all()) for p in flow.parameters())
+    assert history.best_step > 0
+
+
+def test_training_that_never_has_a_gradient_ends_early_and_says_so():
+    data = line()
+    flow = small_flow()
+    before = copy.deepcopy(flow.state_dict())
+    history = train(flow, Failing(lambda call: True), data, data, settings=TrainingRecipe(max_steps=500))
+    assert history.steps < 100
+    assert history.skipped == history.steps
+    assert history.best_step == 0
+    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+    verdict = steadiness(history.steps, history.skipped, history.retreats)
+    assert (verdict.name, verdict.status) == ("training", "fail")
+
+
+class Breaking(FreeForm):
+    """The paper's loss, but it spoils the weights themselves on one step."""
+
+    calls = 0
+
+    def __call__(self, flow, x, c=None, weight=1.0):
+        self.calls += 1
+        if self.calls == 55:
+            with torch.no_grad():
+                next(flow.parameters()).fill_(math.inf)
+        return super().__call__(flow, x, c, weight)
+
+
+def test_weights_that_are_no_longer_finite_are_replaced_by_the_last_good_ones():
+    data, flow = line(), small_flow()
+    history = train(flow, Breaking("auto"), data, data, settings=TrainingRecipe(max_steps=200, patience=99))
+    assert history.retreats == 1
+    assert history.steps == 200
+    assert history.best_step > 0
+    assert math.isfinite(history.rows[-1]["reconstruction"])

@@ -45,6 +45,7 @@ __all__ = [
     "ComponentNoise",
     "Estimate",
     "IsotropicNoise",
+    "LowRankNoise",
     "Noise",
     "gaussian_components",
     "log_normal",
@@ -170,7 +171,68 @@ class ComponentNoise(Noise):
         return x
 
 
-NOISES: dict[str, Callable[..., Noise]] = {"isotropic": IsotropicNoise, "component": ComponentNoise}
+@final
+class LowRankNoise(Noise):
+    """For each component a covariance of a few correlated directions and a variance of its own for every column.
+
+    `Sigma_k = S_k (I + V_k (Lambda_k - I) V_k^T) S_k` with S_k diagonal, the r columns of V_k orthonormal and Lambda_k
+    diagonal: K D (r + 1) numbers instead of K D^2.
+
+    Args:
+        data_dim: D.
+        components: number of components K.
+        rank: number of correlated directions r, 1 <= r <= D.
+
+    Example:
+        >>> noise = LowRankNoise(3, components=1, rank=1)
+        >>> noise.set_covariances(torch.diag(torch.tensor([4.0, 1.0, 1.0])).unsqueeze(0))
+        >>> noise.half_log_det().exp()
+        tensor([2.])
+    """
+
+    def __init__(self, data_dim: int, components: int, rank: int) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.directions: Tensor
+        self.spread: Tensor
+        self.register_buffer("scale", torch.ones(components, data_dim))
+        self.register_buffer("directions", torch.eye(data_dim)[:, :rank].repeat(components, 1, 1))
+        self.register_buffer("spread", torch.ones(components, rank))
+
+    def set_covariances(self, covariances: Float[Tensor, "K D D"]) -> None:
+        """Set every Sigma_k to the nearest of this form: variances kept, correlations cut to their leading axes."""
+        scale = covariances.diagonal(dim1=1, dim2=2).sqrt()
+        correlation = covariances / (scale.unsqueeze(2) * scale.unsqueeze(1))
+        values, vectors = torch.linalg.eigh(correlation)
+        D, r = self.scale.shape[1], self.spread.shape[1]
+        rest = values[:, : D - r].mean(1, keepdim=True).clamp_min(1e-9) if r < D else torch.ones_like(values[:, :1])
+        self.scale = scale * rest.sqrt()
+        self.directions, self.spread = vectors[:, :, D - r :], (values[:, D - r :] / rest).clamp_min(1e-9).sqrt()
+
+    def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K D"]:
+        """`(I + V_k (Lambda_k^(-1/2) - I) V_k^T) S_k^-1 v`."""
+        u = v.unsqueeze(-2) / self.scale
+        inner = torch.einsum("...kd,kdr->...kr", u, self.directions) * (1 / self.spread - 1)
+        return u + torch.einsum("...kr,kdr->...kd", inner, self.directions)
+
+    def half_log_det(self) -> Float[Tensor, " K"]:
+        """`1/2 log det Lambda_k + log det S_k`."""
+        return self.spread.log().sum(1) + self.scale.log().sum(1)
+
+    def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
+        """`S_k (I + V_k (Lambda_k^(1/2) - I) V_k^T) e`."""
+        x = torch.empty_like(e)
+        for k, (scale, V, spread) in enumerate(zip(self.scale, self.directions, self.spread, strict=True)):
+            own = e[component == k]
+            x[component == k] = scale * (own + ((own @ V) * (spread - 1)) @ V.mT)
+        return x
+
+
+NOISES: dict[str, Callable[..., Noise]] = {
+    "isotropic": IsotropicNoise,
+    "component": ComponentNoise,
+    "low_rank": LowRankNoise,
+}
 
 
 class _Posterior(NamedTuple):

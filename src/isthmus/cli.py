@@ -52,6 +52,7 @@ TableOut = Annotated[
     typer.Option("-o", "--output", metavar="FILE", help="Table to write; by default CSV to standard output."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the random draw.", min=0, max=2**32 - 1)]
 
 
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line if not given.
 
     Returns:
-        The exit code: 0; 2 for bad input or usage; 130 after Ctrl-C; 141 where the reader of a pipe has gone.
+        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 130 after Ctrl-C; 141
+        where the reader of a pipe has gone.
 
     Example:
         >>> main(["list", "flows"])  # doctest: +ELLIPSIS
@@ -187,11 +189,13 @@ def score(
             "reconstruction on the manifold.",
         ),
     ] = "linearised",
+    strict: Strict = False,
 ) -> None:
     """Log density and reconstruction error of each row.
 
     Columns log_density, in nats and in the table's own units, and reconstruction_error, the squared distance to the
-    reconstruction on standardised columns; in the order of the rows.
+    reconstruction on standardised columns; in the order of the rows. Where the model does not reconstruct its own data
+    a column untrusted says why its log densities mean little.
     """
     from isthmus import scoring
 
@@ -203,6 +207,7 @@ def score(
     with _busy(f"scoring {len(frame):,} rows"):
         scores = scoring.score(fitted, frame, density=density)
     _write(scores, output)
+    _warn_untrusted(scoring.untrusted(fitted), strict=strict)
 
 
 @app.command(epilog="Example: isthmus sample model -n 1000 --given species=setosa -o samples.csv")
@@ -266,7 +271,7 @@ def decode(
 
 
 @app.command(epilog="Example: isthmus evaluate model held_out.csv --json")
-def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False) -> None:
+def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False, strict: Strict = False) -> None:
     """How well a model fits rows, best rows that it has not seen.
 
     Log densities are in nats and in the table's own units. The reconstruction error, and the distances between the rows
@@ -285,6 +290,7 @@ def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False) -> None:
     warning = scoring.distrust(figures)
     if warning:
         _say(f"isthmus: warning: {warning}")
+    _warn_untrusted(figures["untrusted"], strict=strict)
 
 
 @app.command("report", epilog="Example: isthmus report model held_out.csv -o report.html")
@@ -353,6 +359,14 @@ def list_names(
         heading = "" if what else f"{title}\n"
         lines = [f"{'' if what else '  '}{name:<{max(12, *(len(n) for n, _ in rows))}} {text}\n" for name, text in rows]
         sys.stdout.write(heading + "".join(lines))
+
+
+def _warn_untrusted(reason: str | None, *, strict: bool) -> None:
+    if reason is None:
+        return
+    _say(f"isthmus: warning: these likelihoods cannot be trusted: {reason}")
+    if strict:
+        raise typer.Exit(1)
 
 
 def _recipe(path: Path | None, settings: Sequence[str]) -> "Recipe":

@@ -12,22 +12,27 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from isthmus.diagnostics import examine, intrinsic_dimension
+from isthmus.ambient import Ambient
+from isthmus.columns import Columns
+from isthmus.diagnostics import Health, examine, steadiness
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.flows import FreeFormFlow
-from isthmus.model import Columns, Model
+from isthmus.model import Model
 from isthmus.networks import start_at_principal_components
+from isthmus.objective import FreeForm
 from isthmus.recipe import Recipe
 from isthmus.refit import Refit, Rows, refit_density
 from isthmus.store import Fitted
-from isthmus.training import History, single_thread, train
+from isthmus.sweep import sweep_latent_dim
+from isthmus.training import History, Split, single_thread, train
 
 __all__ = ["fit", "matrix", "rows_again"]
 
 _REFIT_ROWS = 50_000
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
+_AS_THEY_ARE = {"heavy_tails": False, "dequantise": False, "drop": False}
 
 
 def fit(
@@ -67,38 +72,35 @@ def fit(
     recipe, custom = recipe or Recipe(), flow is not None
     started = time.monotonic()
     table = _Table.of(X, context, sample_weight)
-    columns = Columns.learn(
-        table.x, table.w, standardise=recipe.columns.standardise, dequantise=recipe.columns.dequantise
-    )
-    context_columns = None if table.c is None else Columns.learn(table.c, table.w, dequantise=False, drop=False)
+    columns = Columns.learn(table.x, table.w, **recipe.columns.model_dump())
+    context_columns = None if table.c is None else Columns.learn(table.c, table.w, **_AS_THEY_ARE)
     c = None if table.c is None or context_columns is None else context_columns.standardise(table.c)
-    train_rows, held_out, weights = _split(Rows(columns.standardise(table.x), c), table.w, recipe)
-    step = columns.integer_step
-    held_out = _spread(held_out, step, recipe.seed)
-    flow = _build(recipe, train_rows) if flow is None else _fitting(flow, train_rows)
+    data = _split(Rows(columns.standardise(table.x), c), table.w, columns, recipe)
+    if flow is None:
+        flow, curve = _choose(recipe, data)
+    else:
+        flow, curve = _fitting(flow, data.train), ()
     history = train(
         flow,
         recipe.build_objective(),
-        train_rows,
-        held_out,
+        data.train,
+        data.held_out,
         settings=recipe.training,
-        weights=weights,
-        integer_step=step,
+        weights=data.weights,
+        spread=data.spread,
         seed=recipe.seed,
         progress=progress,
         log_dir=log_dir,
     )
-    drawn = _spread(_drawn(train_rows, weights, recipe.seed).thinned(_REFIT_ROWS), step, recipe.seed + 1)
-    options = recipe.objective.options
     with single_thread(flow):
-        refit = refit_density(flow, drawn, held_out, recipe.density, seed=recipe.seed)
+        refit = refit_density(flow, data.drawn, data.held_out, recipe.density, seed=recipe.seed)
         model = Model(refit.ambient, columns, context_columns)
-        figures = _figures(model, history, refit, held_out, started)
-        surrogate = options.get("surrogate", "encoder") if recipe.objective.kind == "freeform" else None
-        health = examine(refit.ambient, drawn, held_out, beta=figures["beta"], surrogate=surrogate, seed=recipe.seed)
-    figures["health"] = health.as_dict()
+        figures = _figures(model, history, refit, data.held_out)
+        figures["health"] = _health(refit.ambient, data, history, recipe).as_dict()
+    figures |= {"latent_dim_curve": list(curve), "beta_reason": _beta_reason(history, recipe, model.flow)}
     if sample_weight is None:
         figures["table"] = _fingerprint(table.given)
+    figures["seconds"] = time.monotonic() - started
     return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, custom=custom)
 
 
@@ -111,7 +113,7 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
         context: the context it was given, or None.
 
     Returns:
-        Training rows and held-out rows.
+        Training rows, at most 50,000 of them, and held-out rows.
 
     Raises:
         InputError: these are not the data of the fit.
@@ -122,15 +124,13 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
         >>> [len(rows.x) for rows in rows_again(fitted, X)]
         [27, 3]
     """
-    table, recipe, columns = _Table.of(X, context, None), fitted.recipe, fitted.model.columns
+    table, columns = _Table.of(X, context, None), fitted.model.columns
     if fitted.metrics.get("table") != _fingerprint(table.given):
         raise InputError("expected the table of the fit, its rows in the same order; got another; give that one")
     preparation = fitted.model.context_columns
     c = None if table.c is None or preparation is None else preparation.standardise(table.c)
-    train_rows, held_out, weights = _split(Rows(columns.standardise(table.x), c), table.w, recipe)
-    step = columns.integer_step
-    drawn = _drawn(train_rows, weights, recipe.seed)
-    return _spread(drawn, step, recipe.seed + 1), _spread(held_out, step, recipe.seed)
+    data = _split(Rows(columns.standardise(table.x), c), table.w, columns, fitted.recipe)
+    return data.drawn, data.held_out
 
 
 def matrix(values: ArrayLike | Tensor, what: str) -> Float[Tensor, "n columns"]:
@@ -218,15 +218,17 @@ def _weights(values: ArrayLike | Tensor | None, n: int) -> Tensor | None:
     return w
 
 
-def _split(rows: Rows, w: Tensor | None, recipe: Recipe) -> tuple[Rows, Rows, Tensor | None]:
-    """Training rows, held-out rows and the former's weights; with fewer than 20 rows every row is both."""
-    n = len(rows.x)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
+def _split(rows: Rows, w: Tensor | None, columns: Columns, recipe: Recipe) -> Split:
+    """Training and held-out rows; with fewer than 20 rows every row is both."""
+    n, seed = len(rows.x), recipe.seed
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     most = max(1, round(recipe.training.validation_fraction * n)) if n >= _FEWEST_ROWS_TO_SPLIT else 0
     train, held_out = order[most:], order[:most] if most else order
-    if w is None:
-        return rows[train], rows[held_out], None
-    return rows[train], _drawn(rows[held_out], w[held_out], recipe.seed), w[train]
+    weights = None if w is None else w[train]
+    judging = _spread(_drawn(rows[held_out], None if w is None else w[held_out], seed), columns, seed)
+    drawn = _spread(_drawn(rows[train], weights, seed).thinned(_REFIT_ROWS), columns, seed + 1)
+    spread = columns.spread if bool(columns.integer.any()) else None
+    return Split(rows[train], judging, drawn, weights, spread)
 
 
 def _drawn(rows: Rows, w: Tensor | None, seed: int) -> Rows:
@@ -237,10 +239,10 @@ def _drawn(rows: Rows, w: Tensor | None, seed: int) -> Rows:
     return rows[torch.multinomial(w, len(w), replacement=True, generator=generator)]
 
 
-def _spread(rows: Rows, step: Float[Tensor, " D"], seed: int) -> Rows:
+def _spread(rows: Rows, columns: Columns, seed: int) -> Rows:
     """Integer columns spread evenly over their unit around each value: a density needs a continuous variable."""
     u = torch.rand(rows.x.shape, generator=torch.Generator().manual_seed(seed), dtype=rows.x.dtype)
-    return Rows(rows.x + step * (u - 0.5), rows.c)
+    return Rows(columns.spread(rows.x, u - 0.5), rows.c)
 
 
 def _fitting(flow: Flow, rows: Rows) -> Flow:
@@ -253,10 +255,21 @@ def _fitting(flow: Flow, rows: Rows) -> Flow:
     return flow
 
 
-def _build(recipe: Recipe, rows: Rows) -> Flow:
-    n, data_dim = rows.x.shape
+def _choose(recipe: Recipe, data: Split) -> tuple[Flow, tuple[dict[str, float], ...]]:
+    """The untrained flow, and the curve that chose its latent dimension where the recipe leaves that open."""
+
+    def build(latent_dim: int) -> Flow:
+        return _build(recipe, data.train, latent_dim)
+
     asked = recipe.flow.latent_dim
-    latent_dim = min(data_dim, n, max(1, round(intrinsic_dimension(rows.x)))) if asked == "auto" else asked
+    if asked != "auto":
+        return build(asked), ()
+    sweep = sweep_latent_dim(build, recipe, data)
+    return build(sweep.chosen), sweep.curve
+
+
+def _build(recipe: Recipe, rows: Rows, latent_dim: int) -> Flow:
+    n, data_dim = rows.x.shape
     if n < latent_dim:
         raise InputError(f"expected at least as many rows as latent dimensions, {latent_dim}; got {n}; choose fewer")
     with torch.random.fork_rng(devices=[]):
@@ -267,18 +280,42 @@ def _build(recipe: Recipe, rows: Rows) -> Flow:
     return flow
 
 
-def _figures(model: Model, history: History, refit: Refit, held_out: Rows, started: float) -> dict[str, Any]:
-    best = next(row for row in history.rows if row["step"] == history.best_step)
+def _health(ambient: Ambient, data: Split, history: History, recipe: Recipe) -> Health:
+    """The verdicts on the training and on what came of it."""
+    objective = recipe.build_objective()
+    surrogate = objective.surrogate if isinstance(objective, FreeForm) else None
+    beta = _kept(history)["beta"]
+    found = examine(ambient, data.drawn, data.held_out, beta=beta, surrogate=surrogate, seed=recipe.seed)
+    return Health((steadiness(history.steps, history.skipped, history.retreats), *found.verdicts))
+
+
+def _kept(history: History) -> dict[str, float | int]:
+    """The record of the validation whose weights were kept."""
+    return next(row for row in history.rows if row["step"] == history.best_step)
+
+
+def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str:
+    if not recipe.build_objective().beta_follows:
+        return "as given"
+    before = [row for row in history.rows if row["step"] < max(1, history.best_step)]
+    row = min(before, key=lambda row: row["reconstruction"])
+    sigma = (row["reconstruction"] / max(1, flow.data_dim - flow.latent_dim)) ** 0.5
+    return f"1/(2 sigma^2), sigma = {sigma:.3g} the smallest held-out residual per direction, at step {row['step']:,}"
+
+
+def _figures(model: Model, history: History, refit: Refit, held_out: Rows) -> dict[str, Any]:
+    best = _kept(history)
     x = model.columns.restore(held_out.x)
     c = None if held_out.c is None or model.context_columns is None else model.context_columns.restore(held_out.c)
     return {
-        "seconds": time.monotonic() - started,
         "training_seconds": history.seconds,
         "steps": history.steps,
         "best_step": history.best_step,
         "skipped_steps": history.skipped,
+        "retreats": history.retreats,
         "beta": best["beta"],
         "latent_dim": model.flow.latent_dim,
+        "heavy_tailed": model.columns.heavy_tailed,
         "validation": {
             "reconstruction_mse": best["reconstruction"],
             "manifold_log_likelihood": float(model.log_prob(x, c, density="manifold").mean()),

@@ -1,8 +1,8 @@
 """A finished model: column preparation, flow and noise together, in the user's own units.
 
-Inside, columns are standardised; outside, everything is in the user's units: data, samples, and densities, whose
-log-determinant of the preparation is always included. Computation is in float64, so that the score of a row does not
-depend on the rows beside it.
+Inside, columns are standardised, see `isthmus.columns`; outside, everything is in the user's units: data, samples, and
+densities, whose log-determinant of the preparation is always included. Computation is in float64, so that the score of
+a row does not depend on the rows beside it.
 """
 
 from collections.abc import Callable
@@ -14,127 +14,17 @@ from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
 from isthmus.ambient import Ambient, Estimate
+from isthmus.columns import Columns
 from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
 from isthmus.volume import exact
 
-__all__ = ["Columns", "Model"]
+__all__ = ["Model"]
 
 _ROWS = 4096
 _OFFSETS = 8  # at which a row of integers is spread over their units; even
 
 Density = Literal["ambient", "linearised", "manifold"]
-
-
-@final
-class Columns(nn.Module):
-    """The affine preparation of columns: `x = mean + scale * u`, u standardised, constant columns left out.
-
-    Args:
-        n_columns: number of the user's columns.
-
-    Attributes:
-        mean: (n_columns,) in the user's units; of a constant column its value.
-        scale: (n_columns,) in the user's units, > 0.
-        kept: (n_columns,) whether a column varies; only those enter the flow.
-        integer: (n_columns,) whether all values are integers; training spreads them, samples are rounded.
-        low, high: (n_columns,) range of the values seen; samples of integer columns are kept within it.
-
-    Example:
-        >>> columns = Columns.learn(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
-        >>> columns.kept.tolist(), columns.standardise(torch.tensor([[3.0, 7.0]])).tolist()
-        ([True, False], [[0.9607689380645752]])
-    """
-
-    mean: Tensor
-    scale: Tensor
-    kept: Tensor
-    integer: Tensor
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, n_columns: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(n_columns))
-        self.register_buffer("scale", torch.ones(n_columns))
-        self.register_buffer("kept", torch.ones(n_columns, dtype=torch.bool))
-        self.register_buffer("integer", torch.zeros(n_columns, dtype=torch.bool))
-        self.register_buffer("low", torch.full((n_columns,), -torch.inf))
-        self.register_buffer("high", torch.full((n_columns,), torch.inf))
-
-    @classmethod
-    def learn(
-        cls,
-        x: Float[Tensor, "batch n"],
-        w: Float[Tensor, " batch"] | None = None,
-        *,
-        standardise: bool = True,
-        dequantise: bool = True,
-        drop: bool = True,
-    ) -> "Columns":
-        """Means, standard deviations, constant and integer columns of a table.
-
-        Args:
-            x: data in the user's units, (batch, n), float64.
-            w: weights of the rows, mean 1, (batch,), or None.
-            standardise: whether to divide by the standard deviation and subtract the mean.
-            dequantise: whether to look for columns of integers.
-            drop: whether columns that never vary are left out.
-
-        Returns:
-            The preparation.
-
-        Raises:
-            InputError: every column is constant.
-        """
-        columns = cls(x.shape[1]).to(x)
-        share = torch.full_like(x[:, :1], 1 / len(x)) if w is None else (w / w.sum()).unsqueeze(1)
-        mean = (share * x).sum(0)
-        variance = (share * (x - mean).square()).sum(0)
-        varies = variance.sqrt() > 1e-12 * x.abs().amax(0)
-        if drop:
-            if not varies.any():
-                raise InputError(
-                    f"expected a column that varies; got {x.shape[1]} constant columns in {x.shape[0]} rows; give data"
-                )
-            columns.kept = varies
-        if dequantise:
-            columns.integer = varies & (x == x.round()).all(0)
-        if standardise:
-            spread = columns.integer / 12  # the variance that spreading integers over their unit adds
-            columns.mean, columns.scale = mean, torch.where(varies, (variance + spread).sqrt(), 1.0)
-        columns.mean = torch.where(columns.kept, columns.mean, x[0])
-        columns.low, columns.high = x.amin(0), x.amax(0)
-        return columns
-
-    @property
-    def dim(self) -> int:
-        """Number of columns that enter the flow."""
-        return int(self.kept.sum())
-
-    @property
-    def integer_step(self) -> Float[Tensor, " D"]:
-        """Width of an integer in standardised units, 0 for other columns, (D,)."""
-        return torch.where(self.integer, 1 / self.scale, 0.0)[self.kept]
-
-    @property
-    def log_det(self) -> Float[Tensor, ""]:
-        """`log |du/dx|` of the standardisation, in nats: to be added to a density of u."""
-        return -self.scale[self.kept].log().sum()
-
-    def standardise(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch D"]:
-        """`u = (x - mean) / scale` of the columns that vary."""
-        return ((x - self.mean) / self.scale)[:, self.kept]
-
-    def restore(self, u: Float[Tensor, "batch D"]) -> Float[Tensor, "batch n"]:
-        """`x = mean + scale * u`, constant columns filled in."""
-        x = self.mean.repeat(u.shape[0], 1)
-        x[:, self.kept] += self.scale[self.kept] * u
-        return x
-
-    def round_integers(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """Integer columns rounded and kept within the values seen, the others as they are."""
-        return torch.where(self.integer, x.round().clamp(self.low, self.high), x)
 
 
 @final
@@ -206,18 +96,23 @@ class Model(nn.Module):
             raise InputError(f"expected a density among {', '.join(get_args(Density))}; got {density!r}; choose one")
         if density == "ambient":
             return self.importance_sampled(x, c).value
-        u, inner = self._inner(x), self._inner_context(c, x)
+        x, inner = self._checked(x), self._inner_context(c, x)
         if density == "manifold":
-            return self._by_rows(self._manifold, u, inner)
-        values = [self._by_rows(self.ambient.linearised, v, inner) for v in self._spread(x, u)]
-        return torch.stack(values).mean(0) + self.columns.log_det
+            return self._by_rows(self._manifold, self.columns.standardise(x), inner)
+        values = [
+            self._by_rows(self.ambient.linearised, self.columns.standardise(y), inner) + self.columns.log_det(y)
+            for y in self._spread(x)
+        ]
+        return torch.stack(values).mean(0)
 
     def importance_sampled(self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128) -> Estimate:
         """The ambient log density by importance sampling, with its standard error, (batch,) in nats, user's units."""
-        u, inner = self._inner(x), self._inner_context(c, x)
-        parts = [self.ambient.importance_sampled(v, inner, n_points=n_points) for v in self._spread(x, u)]
-        value, error = (torch.stack(part) for part in zip(*parts, strict=True))
-        return Estimate(value.mean(0) + self.columns.log_det, error.square().sum(0).sqrt() / len(parts))
+        inner, values, errors = self._inner_context(c, x), [], []
+        for y in self._spread(self._checked(x)):
+            value, error = self.ambient.importance_sampled(self.columns.standardise(y), inner, n_points=n_points)
+            values.append(value + self.columns.log_det(y))
+            errors.append(error)
+        return Estimate(torch.stack(values).mean(0), torch.stack(errors).square().sum(0).sqrt() / len(errors))
 
     def sample(
         self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0
@@ -240,21 +135,23 @@ class Model(nn.Module):
         source = self.ambient if noise else self.flow
         return self.columns.restore(source.sample(n, inner, temperature=temperature))
 
-    def _spread(self, x: Tensor, u: Tensor) -> list[Tensor]:
-        """The standardised rows, or where they hold integers of integer columns, copies spread over the unit around."""
-        whole = (self.columns.integer & (x == x.round()))[:, self.columns.kept]
+    def _spread(self, x: Tensor) -> list[Tensor]:
+        """The rows, or where they hold integers of integer columns, copies spread over the unit around."""
+        whole = self.columns.integer & (x == x.round())
         if not bool(whole.any()):
-            return [u]
-        offsets = SobolEngine(u.shape[1], scramble=True, seed=0).draw(_OFFSETS // 2, dtype=torch.float64).to(u) - 0.5
-        return [u + self.columns.integer_step * whole * offset for offset in torch.cat([offsets, -offsets])]
+            return [x]
+        kept = self.columns.kept
+        offsets = torch.zeros(_OFFSETS // 2, x.shape[1]).to(x)
+        draws = SobolEngine(self.columns.dim, scramble=True, seed=0).draw(_OFFSETS // 2, dtype=torch.float64)
+        offsets[:, kept] = draws.to(x) - 0.5
+        return [x + whole * offset for offset in torch.cat([offsets, -offsets])]
 
     def _manifold(self, u: Tensor, c: Context) -> Tensor:
         encode, decode = self.flow.maps(c)
-        scale = self.columns.scale[self.columns.kept]
-        z, _, log_volume = exact(encode, lambda z: scale * decode(z), u)
+        z, _, log_volume = exact(encode, lambda z: self.columns.restore_kept(decode(z)), u)
         return self.flow.base(c).log_prob(z) - log_volume
 
-    def _inner(self, x: Tensor) -> Tensor:
+    def _checked(self, x: Tensor) -> Tensor:
         n = self.columns.mean.shape[0]
         if x.dim() != 2 or x.shape[1] != n:
             raise InputError(f"expected rows of {n} columns; got shape {tuple(x.shape)}; give the columns of the fit")
@@ -262,7 +159,10 @@ class Model(nn.Module):
             row, column = torch.nonzero(~torch.isfinite(x))[0].tolist()
             got = f"{float(x[row, column])} in row {row}, column {column}"
             raise InputError(f"expected finite numbers; got {got}; impute or drop it")
-        return self.columns.standardise(x.to(torch.float64))
+        return x.to(torch.float64)
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return self.columns.standardise(self._checked(x))
 
     def _inner_context(self, c: Context, rows: Tensor) -> Context:
         if self.context_columns is None:

@@ -81,7 +81,7 @@ class FreeForm(Objective):
     Args:
         beta: weight of the squared reconstruction error, > 0, or `auto`; at least 1/(2 sigma^2) for noise of standard
             deviation sigma off the manifold is always enough.
-        surrogate: a name of `isthmus.volume.SURROGATES`; `encoder` is the paper's.
+        surrogate: a name of `isthmus.volume.SURROGATES`; `encoder` is the paper's, `conditional` chooses by probe.
         K: probes a row, 1 <= K <= d.
         probed: share of the rows of each batch that carry probes, in (0, 1]; their surrogate is divided by it, so that
             the gradient's expectation is the same, its variance larger, and a step cheaper.
@@ -99,14 +99,14 @@ class FreeForm(Objective):
     """
 
     def __init__(
-        self, beta: float | Literal["auto"] = "auto", surrogate: str = "encoder", K: int = 1, probed: float = 1.0
+        self, beta: float | Literal["auto"] = "auto", surrogate: str = "conditional", K: int = 1, probed: float = 1.0
     ) -> None:
         if surrogate not in SURROGATES:
             raise InputError(f"expected a surrogate among {', '.join(SURROGATES)}; got {surrogate!r}; choose one")
         if not 0 < probed <= 1:
             raise InputError(f"expected a share of probed rows in (0, 1]; got {probed}; 1 probes every row")
         super().__init__(beta)
-        self.K, self.probed = K, probed
+        self.surrogate, self.K, self.probed = surrogate, K, probed
         self.estimator = SURROGATES[surrogate]
 
     def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:

@@ -186,14 +186,17 @@ class TrainingRecipe(_Record):
 class DensityRecipe(_Record):
     """What is fitted to the codes and residuals after training, the networks untouched."""
 
-    latent: Literal["auto", "as trained", "mixture"] = "auto"
-    noise: Literal["auto", "isotropic", "component"] = "auto"
+    latent: Literal["auto", "as trained", "gaussian", "mixture", "flow"] = "auto"
+    noise: Literal["auto", "isotropic", "component", "low_rank"] = "auto"
 
 
 class ColumnsRecipe(_Record):
     """How columns are prepared; part of the model, its log-determinant always included in densities."""
 
     standardise: bool = True
+    heavy_tails: bool = Field(
+        default=True, description="curve heavy-tailed columns where held-out rows gain by it; needs standardise"
+    )
     dequantise: bool = Field(
         default=True, description="spread integer columns over [-1/2, 1/2) around each value in training"
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 from isthmus.data.tables import Column, Schema
 from isthmus.data.tables.columns import Role, named
 from isthmus.data.tables.wording import quoted
+from isthmus.diagnostics import Health
 from isthmus.errors import InputError
 from isthmus.flow import Context
 from isthmus.metrics import METRICS
@@ -33,6 +34,7 @@ _SAMPLED_ROWS = 1_000  # at once: noise with one covariance a component takes D^
 _MOST_AUDITED_ROWS = 5_000  # above, the importance-sampled density is computed on fewer rows
 _AUDITED_ROWS = 2_000
 _LARGEST_GAP = 1.0  # nats a row, beside three standard errors
+_RECONSTRUCTION = ("training", "finite", "latent_dim", "curvature", "beta", "reconstruction")  # verdicts, and causes
 
 
 class _Rows(NamedTuple):
@@ -52,7 +54,7 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -
 
     Returns:
         `log_density` in nats, and `reconstruction_error`, the squared distance to the reconstruction on standardised
-        columns; in the order of the rows.
+        columns; in the order of the rows. Where the model does not reconstruct its own data also `untrusted`, why.
 
     Raises:
         InputError: the density is unknown, or the table does not suit the model.
@@ -69,7 +71,33 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -
     model, rows = fitted.model, _rows(fitted, frame)
     log_density = model.log_prob(rows.x, rows.c, density=density)  # type: ignore[arg-type]
     log_density = torch.where(log_density.isnan(), -torch.inf, log_density)  # so far away that arithmetic overflows
-    return pd.DataFrame({"log_density": log_density.numpy(), "reconstruction_error": _errors(model, rows).numpy()})
+    scores = pd.DataFrame({"log_density": log_density.numpy(), "reconstruction_error": _errors(model, rows).numpy()})
+    reason = untrusted(fitted)
+    return scores if reason is None else scores.assign(untrusted=reason)
+
+
+def untrusted(fitted: Fitted) -> str | None:
+    """Why no likelihood of this model may stand alone: the verdicts by which its reconstruction fails; or None.
+
+    A flow that does not bring its own data back has a likelihood of something else: the change of volume is measured
+    at points that are not the data.
+
+    Args:
+        fitted: the model and its record.
+
+    Returns:
+        One line, or None where the reconstruction is sound or nothing is known.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> untrusted(fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe)) is None
+        True
+    """
+    record = fitted.metrics.get("health")
+    failing = Health.from_dict(record).failing if record else ()
+    reasons = [f"{verdict.name}: {verdict.sentence}" for verdict in failing if verdict.name in _RECONSTRUCTION]
+    return "; ".join(reasons) or None
 
 
 def encode(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
@@ -162,11 +190,11 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         seed: of the samples.
 
     Returns:
-        `n` rows, `D` columns that enter the flow, `d`; `fid_like`, `energy_distance`, `c2st_auc` and
-        `reconstruction_mse` on standardised columns; mean log densities in nats a row: `manifold_log_likelihood`,
-        `ambient_log_likelihood` (importance-sampled, with `ambient_standard_error`, on `ambient_rows`),
-        `ambient_log_likelihood_linearised`, and `ambient_gap`, by how much the latter exceeds the former on the same
-        rows; `seconds`.
+        `untrusted`, why the likelihoods may not stand alone, or None; `n` rows, `D` columns that enter the flow, `d`;
+        `fid_like`, `energy_distance`, `c2st_auc` and `reconstruction_mse` on standardised columns; mean log densities
+        in nats a row: `manifold_log_likelihood`, `ambient_log_likelihood` (importance-sampled, with
+        `ambient_standard_error`, on `ambient_rows`), `ambient_log_likelihood_linearised`, and `ambient_gap`, by how
+        much the latter exceeds the former on the same rows; `seconds`.
 
     Raises:
         InputError: the table does not suit the model.
@@ -175,7 +203,12 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
     model, rows = fitted.model, _rows(fitted, frame)
     samples = _frame(fitted, _Rows(_draw(model, len(rows.x), rows.c, seed=seed), rows.c))
     pair = model.columns.standardise(_rows(fitted, samples).x), model.columns.standardise(rows.x)
-    figures: dict[str, Any] = {"n": len(rows.x), "D": model.flow.data_dim, "d": model.flow.latent_dim}
+    figures: dict[str, Any] = {
+        "untrusted": untrusted(fitted),
+        "n": len(rows.x),
+        "D": model.flow.data_dim,
+        "d": model.flow.latent_dim,
+    }
     figures |= {name: METRICS[name].function(*pair) for name in ("fid_like", "energy_distance", "c2st_auc")}
     figures["reconstruction_mse"] = float(_errors(model, rows).mean())
     figures["manifold_log_likelihood"] = float(model.log_prob(rows.x, rows.c, density="manifold").mean())

@@ -30,16 +30,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from isthmus.ambient import NOISES, Ambient
+from isthmus.columns import Columns
 from isthmus.data.tables import Schema
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.latents import LATENTS
-from isthmus.model import Columns, Model
+from isthmus.model import Model
 from isthmus.recipe import Part, Recipe
 
 __all__ = ["FORMAT", "Fitted", "append_row", "check_output", "load", "save"]
 
-FORMAT = 1
+FORMAT = 2
 _LARGEST_CONFIG = 50_000_000  # bytes
 _VERSIONS = ("isthmus", "torch", "zuko", "lightning", "scikit-learn", "safetensors", "numpy")
 

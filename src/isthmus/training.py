@@ -21,7 +21,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,17 +43,21 @@ from isthmus.recipe import TrainingRecipe
 from isthmus.refit import Rows
 from isthmus.store import append_row
 
-__all__ = ["History", "single_thread", "train"]
+__all__ = ["History", "Split", "Spread", "single_thread", "train"]
 
 _VALIDATION_ROWS = 1_000
 _LARGEST_BETA = 1e4
 _LEAST_IMPROVEMENT = 1e-3  # nats per row; less is no reason to go on
 _ONE_THREAD_PARAMETERS = 2_000_000
 _COMPILED_TOLERANCE = 1e-3  # relative difference of a compiled gradient; rounding alone gives about 1e-6
+_CORRECTED_ROWS, _CORRECTION_POINTS = 200, 32  # by which the held-out linearised density is corrected
+_BAD_STEPS = 3  # in a row, before the last good weights are taken up again with half the learning rate
+_MOST_RETREATS = 8  # then training ends
 _COMPILE_STEPS = 20_000  # compiling takes 30 to 60 s and saves about 2 ms a step for small networks
 
 
 Row = dict[str, float | int]
+Spread = Callable[[Tensor, Tensor], Tensor]
 
 
 class Batch(NamedTuple):
@@ -64,14 +68,43 @@ class Batch(NamedTuple):
     w: Float[Tensor, " batch"] | None
 
 
+@dataclass(frozen=True)
+class Split:
+    """What a fit learns from and what it is judged by, on standardised columns.
+
+    Attributes:
+        train: rows to train on.
+        held_out: rows that decide, integer columns spread.
+        drawn: the training rows as single draws, for what knows no weights: drawn by weight, integer columns spread.
+        weights: one weight a training row, (n,), mean 1, or None.
+        spread: how training spreads integer columns, see `train`.
+    """
+
+    train: Rows
+    held_out: Rows
+    drawn: Rows
+    weights: Float[Tensor, " n"] | None = None
+    spread: Spread | None = None
+
+
 @dataclass
 class History:
-    """What happened in a training: one record a validation, and the step whose weights were kept."""
+    """What happened in a training.
+
+    Attributes:
+        rows: one record a validation.
+        best_step: the step whose weights were kept.
+        steps: how many steps were made.
+        skipped: how many of them were left out, their gradient not being finite.
+        retreats: how often training went back to the last good weights and halved the learning rate.
+        seconds: how long it took.
+    """
 
     rows: list[Row] = field(default_factory=list)
     best_step: int = 0
     steps: int = 0
     skipped: int = 0
+    retreats: int = 0
     seconds: float = 0.0
 
 
@@ -84,11 +117,22 @@ class Batches(IterableDataset):
         w: weights, (n,), or None.
         size: rows a batch; all rows if there are fewer.
         steps: number of batches.
-        seed: of the order.
+        seed: of the order and the offsets.
+        spread: how rows are moved by offsets in [-1/2, 1/2), drawn afresh for every batch; not at all by default.
     """
 
-    def __init__(self, x: Tensor, c: Context, w: Tensor | None, *, size: int, steps: int, seed: int) -> None:
-        self.x, self.c, self.w = x, c, w
+    def __init__(
+        self,
+        x: Tensor,
+        c: Context,
+        w: Tensor | None,
+        *,
+        size: int,
+        steps: int,
+        seed: int,
+        spread: Spread | None = None,
+    ) -> None:
+        self.x, self.c, self.w, self.spread = x, c, w, spread
         self.steps, self.seed = steps, seed
         self.size = min(size, x.shape[0])
 
@@ -104,7 +148,10 @@ class Batches(IterableDataset):
             start = step % per_epoch * self.size
             index = order[start : start + self.size]
             c, w = (None if t is None else t[index] for t in (self.c, self.w))
-            yield Batch(self.x[index], c, w)
+            x = self.x[index]
+            if self.spread is not None:
+                x = self.spread(x, torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5)
+            yield Batch(x, c, w)
 
 
 def _one_cycle(progress: float) -> float:
@@ -124,22 +171,20 @@ class Plan:
     noise: float
     noise_follows: bool
     compile: bool
-    integer_step: Float[Tensor, " D"]
 
     @classmethod
-    def of(cls, settings: TrainingRecipe, n: int, integer_step: Float[Tensor, " D"]) -> "Plan":
+    def of(cls, settings: TrainingRecipe, n: int) -> "Plan":
         """Resolve the settings for n training rows.
 
         Args:
             settings: the recipe's section.
             n: number of training rows.
-            integer_step: width of an integer in standardised units for each column, 0 for others.
 
         Returns:
             The plan.
 
         Example:
-            >>> Plan.of(TrainingRecipe(), 1000, torch.zeros(3)).max_steps
+            >>> Plan.of(TrainingRecipe(), 1000).max_steps
             2000
         """
         steps = min(10_000, max(2_000, int(30 * n**0.5))) if settings.max_steps == "auto" else settings.max_steps
@@ -147,7 +192,7 @@ class Plan:
         noise = 0.1 if settings.noise == "auto" else settings.noise
         compiled = steps >= _COMPILE_STEPS if settings.compile == "auto" else settings.compile
         every = max(1, steps // settings.validations)
-        return cls(steps, size, every, noise, settings.noise == "auto", compiled, integer_step)
+        return cls(steps, size, every, noise, settings.noise == "auto", compiled)
 
 
 class _Trainee(lightning.LightningModule):
@@ -161,7 +206,8 @@ class _Trainee(lightning.LightningModule):
         self.history = History()
         self.log_file: Path | None = None
         self.best: tuple[float, dict[str, Tensor]] | None = None
-        self.without_improvement = 0
+        self.good: dict[str, Tensor] = {}
+        self.without_improvement = self.bad_steps = 0
         self.noise, self.smallest_sigma = plan.noise, math.inf
         self.started = time.monotonic()
         same_random_numbers: dict[str, Any] = {"fallback_random": True}
@@ -183,7 +229,7 @@ class _Trainee(lightning.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean objective of a batch with fresh noise."""
         x, c, w = batch
-        x = x + self.noise * torch.randn_like(x) + self.plan.integer_step.to(x) * (torch.rand_like(x) - 0.5)
+        x = x + self.noise * torch.randn_like(x)
         total = self._total(x, c, torch.tensor(self._likelihood_weight(), dtype=x.dtype, device=x.device))
         return total.mean() if w is None else (w * total).mean()
 
@@ -230,25 +276,40 @@ class _Trainee(lightning.LightningModule):
         optimizer = torch.optim.AdamW(
             self.flow.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        if settings.schedule == "constant":
-            return optimizer
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: _one_cycle(self.progress()))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
+    def _learning_rate(self, _: int) -> float:
+        shape = 1.0 if self.settings.schedule == "constant" else _one_cycle(self.progress())
+        return 0.5**self.history.retreats * shape
+
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Clip the gradient's norm; a step whose gradient is not finite is left out."""
+        """Clip the gradient's norm; a step whose gradient is not finite is left out, three in a row are a retreat."""
         limit = self.settings.gradient_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), limit)
-        if not torch.isfinite(norm):
-            optimizer.zero_grad()
-            self.history.skipped += 1
+        if torch.isfinite(norm):
+            self.bad_steps = 0
+            return
+        optimizer.zero_grad()
+        self.history.skipped += 1
+        self.bad_steps += 1
+        if self.bad_steps == _BAD_STEPS:
+            self._retreat(optimizer)
+
+    def _retreat(self, optimizer: torch.optim.Optimizer) -> None:
+        """Go back to the weights of the last good validation, forget the moments, and halve the learning rate."""
+        self.flow.load_state_dict(self.good)
+        optimizer.state.clear()
+        self.bad_steps = 0
+        self.history.retreats += 1
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Score held-out rows now and then; stop when they no longer improve or the time is up."""
         step = self.trainer.global_step
         if step % self.plan.validate_every == 0 or self.progress() >= 1:
             self._validate()
-        if self.without_improvement >= self.settings.patience or self.progress() >= 1:
+        stale = self.without_improvement >= self.settings.patience
+        if stale or self.progress() >= 1 or self.history.retreats > _MOST_RETREATS:
             self.trainer.should_stop = True
 
     @torch.no_grad()
@@ -274,6 +335,10 @@ class _Trainee(lightning.LightningModule):
             append_row(self.log_file, row)
         for logger in self.loggers:
             logger.log_metrics({name: float(value) for name, value in row.items() if name != "step"}, int(row["step"]))
+        if not all(map(math.isfinite, (reconstruction, row["ambient_log_likelihood"]))):
+            self.without_improvement += 1
+            return
+        self.good = {name: value.detach().clone() for name, value in self.flow.state_dict().items()}
         self._keep_best(row)
         self._follow(sigma)
 
@@ -289,9 +354,8 @@ class _Trainee(lightning.LightningModule):
         score = row["ambient_log_likelihood"]
         before = -math.inf if self.best is None else self.best[0]
         self.without_improvement = 0 if score > before + _LEAST_IMPROVEMENT else self.without_improvement + 1
-        if self.best is None or score > before:
-            state = {name: value.detach().clone() for name, value in self.flow.state_dict().items()}
-            self.best, self.history.best_step = (score, state), int(row["step"])
+        if score > before:
+            self.best, self.history.best_step = (score, self.good), int(row["step"])
 
 
 @contextmanager
@@ -357,8 +421,13 @@ def _tensorboard(folder: str | Path | None) -> Any:
 
 
 def _ambient(flow: Flow, sigma: float, x: Tensor, c: Tensor | None) -> float:
+    """Held-out mean log density: linearised, corrected by what importance sampling says of some of the rows."""
+    ambient = Ambient(flow, IsotropicNoise(flow.data_dim, sigma).to(x))
+    some = Rows(x, c).thinned(_CORRECTED_ROWS)
     try:
-        value = Ambient(flow, IsotropicNoise(flow.data_dim, sigma).to(x)).linearised(x, c).mean()
+        value = ambient.linearised(x, c).mean()
+        sampled = ambient.importance_sampled(some.x, some.c, n_points=_CORRECTION_POINTS).value
+        value = value + (sampled - ambient.linearised(some.x, some.c)).mean()
     except torch.linalg.LinAlgError:  # a Jacobian with NaN has no Cholesky factor
         return -math.inf
     return float(value) if torch.isfinite(value) else -math.inf
@@ -372,7 +441,7 @@ def train(
     *,
     settings: TrainingRecipe | None = None,
     weights: Float[Tensor, " n"] | None = None,
-    integer_step: Float[Tensor, " D"] | None = None,
+    spread: Spread | None = None,
     seed: int = 0,
     progress: bool = False,
     log_dir: str | Path | None = None,
@@ -386,7 +455,8 @@ def train(
         held_out: standardised rows that decide; at most 1,000 evenly spaced ones are used.
         settings: the recipe's section `training`; its defaults if not given.
         weights: one weight a training row, (n,), mean 1.
-        integer_step: width of an integer in standardised units for each column, 0 for others.
+        spread: moves training rows (batch, D) by offsets in [-1/2, 1/2), drawn afresh for every batch, as
+            `Columns.spread` does to integers; None for none.
         seed: of batches, noise and probes; the global random state is left as it was.
         progress: whether to show a progress bar on standard error.
         log_dir: where to write `log.csv`, and events for TensorBoard where that is installed, while it runs.
@@ -404,8 +474,7 @@ def train(
     """
     settings = settings or TrainingRecipe()
     dtype = torch.float64 if settings.precision == "64-true" else torch.float32
-    step = torch.zeros(flow.data_dim) if integer_step is None else integer_step
-    plan = Plan.of(settings, train.x.shape[0], step.to(dtype))
+    plan = Plan.of(settings, train.x.shape[0])
     c, w = (None if t is None else t.to(dtype) for t in (train.c, weights))
     with torch.random.fork_rng(), single_thread(flow), _quiet_lightning():
         torch.manual_seed(seed)
@@ -427,7 +496,8 @@ def train(
             enable_progress_bar=progress,
             callbacks=[RichProgressBar(console_kwargs={"stderr": True})] if progress else [],
         )
-        batches = Batches(train.x.to(dtype), c, w, size=plan.batch_size, steps=plan.max_steps, seed=seed)
+        sizes = {"size": plan.batch_size, "steps": plan.max_steps, "seed": seed}
+        batches = Batches(train.x.to(dtype), c, w, **sizes, spread=spread)
         with _interruptible():
             trainer.fit(trainee, DataLoader(batches, batch_size=None))
     history = trainee.history

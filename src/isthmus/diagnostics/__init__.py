@@ -27,7 +27,7 @@ from isthmus.diagnostics.geometry import (
     spectrum,
 )
 from isthmus.diagnostics.health import Health, Verdict
-from isthmus.diagnostics.judging import LIMITS, Limits, examine, judge
+from isthmus.diagnostics.judging import LIMITS, Limits, examine, judge, steadiness
 from isthmus.diagnostics.likelihood import (
     Agreement,
     Codes,
@@ -76,5 +76,6 @@ __all__ = [
     "reconstruction",
     "samples",
     "spectrum",
+    "steadiness",
     "two_sample",
 ]

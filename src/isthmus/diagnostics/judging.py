@@ -19,7 +19,7 @@ from isthmus.diagnostics.health import STATUSES, Health, Status, Verdict
 from isthmus.diagnostics.likelihood import Codes, GradientQuality, Samples, TwoSample
 from isthmus.diagnostics.measuring import Measurements, RowsLike, measure, prepared
 
-__all__ = ["LIMITS", "Limits", "examine", "judge"]
+__all__ = ["LIMITS", "Limits", "examine", "judge", "steadiness"]
 
 _FEWEST_ROWS = 5  # held out; with fewer nothing is said
 _FEW_ROWS = 50  # held out; with fewer, tests between samples only warn
@@ -44,6 +44,8 @@ class Limits(NamedTuple):
 
 
 LIMITS: dict[str, Limits] = {
+    # Share of the steps that were left out, their gradient not being finite. Healthy 0; one retreat is 3 in 2,000.
+    "training": Limits(0.001, 0.05),
     # Correlation dimension / d. Right d: 0.2 .. 1.3. Half or less of the right d: 1.56 (3 of 6) .. 3.0 (1 of 3). Blind
     # where the true d is above 6 or so: that many dimensions cannot be counted with 10,000 rows.
     "latent_dim": Limits(1.4, 1.5),
@@ -125,6 +127,31 @@ def examine(
         return Health((Verdict("finite", "fail", bad, 0.0, sentence),))
     found = measure(ambient, train, held_out, surrogate=surrogate, seed=seed)
     return Health(judge(found, beta=beta, surrogate=surrogate))
+
+
+def steadiness(steps: int, skipped: int, retreats: int) -> Verdict:
+    """Whether training was steady: how many of its steps were left out.
+
+    Args:
+        steps: number of steps made.
+        skipped: how many of them were left out, their gradient not being finite.
+        retreats: how often training went back to earlier weights and halved the learning rate.
+
+    Returns:
+        The verdict `training`.
+
+    Example:
+        >>> steadiness(2000, 0, 0).status, steadiness(40, 27, 9).status
+        ('ok', 'fail')
+    """
+    finding = (
+        f"{skipped:,} of {steps:,} steps were left out, their gradient not finite, and the learning rate halved "
+        f"{retreats} times"
+        if skipped
+        else "every step had a finite gradient"
+    )
+    advice = "lower the learning rate, or look for extreme values in the data"
+    return _verdict("training", finding, advice, (skipped / max(1, steps), LIMITS["training"]))
 
 
 def judge(found: Measurements, *, beta: float | None, surrogate: str | None) -> tuple[Verdict, ...]:
@@ -223,9 +250,9 @@ def _consistency(found: Measurements, surrogate: str | None) -> Iterator[Verdict
 
 
 def _cosine(quality: GradientQuality, surrogate: str | None) -> float:
-    """With the gradient that the surrogate stands for; `conditional` stands for either."""
+    """With the gradient that the surrogate stands for; `conditional` stands for either, by probe."""
     if surrogate == "conditional":
-        return max(quality.encoder, quality.decoder)
+        return quality.either
     return quality.decoder if surrogate in _DECODER_SIDE else quality.encoder
 
 

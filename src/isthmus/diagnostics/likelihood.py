@@ -119,11 +119,13 @@ class GradientQuality(NamedTuple):
     Attributes:
         encoder: of the surrogate's gradient, averaged over probes, with that of the exact `-1/2 log det f' f'^T`.
         decoder: the same with that of the exact `1/2 log det g'^T g'`.
+        either: the same with the nearest sum of both, neither subtracted: what a choice between them by probe follows.
         single: mean cosine of one probe's gradient with that of all probes: how noisy a single probe is.
     """
 
     encoder: float
     decoder: float
+    either: float
     single: float
 
 
@@ -333,7 +335,17 @@ def gradient_quality(
     encoder = gradient(exact(encode, decode, x, side="encoder", dtype=None).log_volume)
     decoder = gradient(_decoder_log_volume(encode, decode, x))
     noise = sum(_cosine(g, mean) for g in single) / len(single)
-    return GradientQuality(_cosine(mean, encoder), _cosine(mean, decoder), noise)
+    either = _nearest_sum(mean, encoder, decoder)
+    return GradientQuality(_cosine(mean, encoder), _cosine(mean, decoder), _cosine(mean, either), noise)
+
+
+def _nearest_sum(target: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The sum `s a + t b`, s, t >= 0, nearest to the target."""
+    pair = torch.stack([a, b], 1)
+    weights = torch.linalg.lstsq(pair, target.unsqueeze(1)).solution.squeeze(1)
+    if bool((weights >= 0).all()):
+        return pair @ weights
+    return max(a, b, key=lambda g: _cosine(target, g))
 
 
 def _decoder_log_volume(encode: Map, decode: Map, x: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]
     if learn is None or len(learn.x) < max(_FEWEST_ROWS, fitted.model.flow.latent_dim + 2) or len(x) < 2:
         return []
     rows = learn.thinned(_LEARN_ROWS).x
-    own, log_det = evidence.log_density, fitted.model.columns.log_det
+    columns = fitted.model.columns
+    own, log_det = evidence.log_density, columns.log_det(columns.restore(x))
     scores = [_score(f"this model, {fitted.model.flow.latent_dim} latent dimensions", own)]
     name, values = _mixture(rows, x, seed)
     alternatives = {

@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.ambient import ComponentNoise, gaussian_components, log_normal
+from isthmus.ambient import Noise, gaussian_components, log_normal
 from isthmus.autodiff import jacobian
+from isthmus.columns import Columns
 from isthmus.diagnostics import FlatPieces, Samples, Spectrum, flat_pieces, samples, spectrum
 from isthmus.diagnostics.geometry import affordable
 from isthmus.errors import InputError
 from isthmus.fitting import rows_again
 from isthmus.flow import Context
 from isthmus.metrics import c2st_auc
-from isthmus.model import Columns
 from isthmus.refit import Rows
 from isthmus.scoring import tensors
 from isthmus.store import Fitted
@@ -139,7 +139,7 @@ def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0) -> Evid
             rows=rows,
             learn=learn,
             z=z,
-            log_density=ambient.linearised(x, c) + columns.log_det,
+            log_density=ambient.linearised(x, c) + columns.log_det(columns.restore(x)),
             error=error,
             drawn=drawn,
             spectrum=spectrum(flow, x, c, sigma=noise),
@@ -171,8 +171,8 @@ def surface(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> Surface:
         torch.manual_seed(seed)
         base = flow.base(repeated)
         z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
-    points, J = jacobian(flow.maps(repeated)[1], z)
-    J = columns.scale[columns.kept].unsqueeze(1) * J
+    decode = flow.maps(repeated)[1]
+    points, (_, J) = decode(z), jacobian(lambda z: columns.restore_kept(decode(z)), z)
     log_density = base.log_prob(z) - torch.linalg.svdvals(J).clamp_min(1e-300).log().sum(1)
     low, high = (z.quantile(q, 0) for q in _EXTREMES)
     lines = [flow.decode(line, None if c is None else c.expand(len(line), -1)) for line in _lines(low, high)]
@@ -227,7 +227,7 @@ def _rows(fitted: Fitted, frame: pd.DataFrame | None, seed: int) -> tuple[Source
         learn, rows = rows_again(fitted, x, c)
     except InputError:
         u = model.columns.standardise(x)
-        u = u + model.columns.integer_step * (torch.rand(u.shape, dtype=u.dtype) - 0.5)
+        u = model.columns.spread(u, torch.rand(u.shape, dtype=u.dtype) - 0.5)
         order = torch.randperm(len(u), generator=torch.Generator().manual_seed(seed))
         every = Rows(u, None if c is None or model.context_columns is None else model.context_columns.standardise(c))
         third = -(-len(u) // 3)
@@ -263,16 +263,21 @@ def _calibration(
     v = torch.randn(len(z), flow.data_dim, K).to(z)
     normal = torch.nn.functional.normalize(v - tangent @ (tangent.mT @ v), dim=1).mT  # n K D
     along = (normal * residual.unsqueeze(1)).sum(2)
-    if not isinstance(noise, ComponentNoise):
-        deviation = 1 / noise.whiten(normal).squeeze(2).norm(dim=2)
-        return torch.special.ndtr(along / deviation).flatten()
-    deviation = torch.stack([(normal @ tril).norm(dim=2) for tril in noise.scale_tril], 2)  # n K components
-    components = gaussian_components(flow.base(c))
+    deviation = _deviations(noise, normal)
+    components = gaussian_components(flow.base(c)) if deviation.shape[2] > 1 else None
     if components is None:
         return torch.special.ndtr(along / deviation.squeeze(2)).flatten()
     log_weights, means, tril = components
     shares = (log_weights + log_normal(z.unsqueeze(1) - means, tril)).softmax(1).unsqueeze(1)
     return (shares * torch.special.ndtr(along.unsqueeze(2) / deviation)).sum(2).flatten()
+
+
+def _deviations(noise: Noise, directions: Float[Tensor, "n K D"]) -> Float[Tensor, "n K components"]:
+    """The standard deviation of each component's noise along unit vectors."""
+    eye = torch.eye(directions.shape[2]).to(directions)
+    index = torch.zeros(len(eye), dtype=torch.long)
+    roots = (noise.color(eye, index + k) for k in range(len(noise.half_log_det())))  # transposed
+    return torch.stack([(directions @ root.mT).norm(dim=2) for root in roots], 2)
 
 
 def _lines(low: Float[Tensor, " d"], high: Float[Tensor, " d"]) -> list[Float[Tensor, "_ d"]]:

@@ -43,7 +43,9 @@ def fit_figures(fitted: Fitted, evidence: Evidence) -> Iterator[Figure]:
     if metrics.get("latent_dim_curve"):
         picture = plots.latent_dim_curve(metrics["latent_dim_curve"], d)
         yield Figure(
-            "How many dimensions?", "The highest point, or the first that is within an error of it, is best.", picture
+            "How many dimensions?",
+            "Short trainings; the smallest dimension that is within an error of the best is taken.",
+            picture,
         )
     pieces, linear, D = evidence.pieces, evidence.linear, fitted.model.flow.data_dim
     if pieces is not None and linear is not None and d < len(linear):

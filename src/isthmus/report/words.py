@@ -51,6 +51,7 @@ class Verdicts(NamedTuple):
 
 
 CHECKS: dict[str, str] = {
+    "training": "Was training steady?",
     "latent_dim": "Are there enough latent dimensions?",
     "curvature": "Is the surface smooth where the noise blurs it?",
     "beta": "Did reconstruction weigh enough in training?",
@@ -69,7 +70,7 @@ CHECKS: dict[str, str] = {
     "shift": "Is this table like the one of the fit?",
 }
 
-_ALWAYS = ("finite", "rows", "latent_dim", "curvature", "reconstruction")
+_ALWAYS = ("training", "finite", "rows", "latent_dim", "curvature", "reconstruction")
 _USES = {
     "Scoring rows (how likely is a row?)": (
         *_ALWAYS,
@@ -285,7 +286,13 @@ def _noise(mse: float, D: int, d: int) -> str:
 
 
 def _part(record: Mapping[str, Any]) -> str:
-    kinds = {"as trained": "as trained", "mixture": "Gaussian mixture", "component": "one covariance a component"}
+    kinds = {
+        "as trained": "as trained",
+        "mixture": "Gaussian mixture",
+        "flow": "spline flow",
+        "component": "one covariance a component",
+        "low_rank": "one covariance of low rank a component",
+    }
     options = ", ".join(f"{key} {value}" for key, value in record.items() if key != "kind")
     kind = kinds.get(record["kind"], record["kind"])
     return f"{kind} ({options})" if options else str(kind)
@@ -315,6 +322,7 @@ def column_table(fitted: Fitted, names: Sequence[str] | None) -> list[tuple[str,
         "missing values filled in, and flagged by one more number": filled,
         "conditioned on": [c.name for c in schema if c.role == "context"],
         "constant: left out, and filled in again": [c.name for c in schema if c.constant],
+        "heavy-tailed or skewed: on a curved (asinh) scale": [features(fitted)[j] for j in columns.heavy_tailed],
         "in this table but not in the model": [] if not (known and names) else [n for n in names if n not in known],
         "whole numbers: spread over their unit, rounded again": integer,
     }

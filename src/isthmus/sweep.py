@@ -1,0 +1,156 @@
+"""Which latent dimension? Short trainings, decided by held-out ambient log density.
+
+The ambient density is normalised on R^D whatever d is, so its held-out mean can be compared across d. The search starts
+at the estimate from near neighbours (`intrinsic_dimension`) and goes by factors of 1.6: up, as long as held-out rows
+gain more than one standard error of the difference, then down, as long as they lose no more; then it tries the middles
+on both sides. So dimensions that gain nothing are not taken up (the one-standard-error rule of Breiman, Friedman,
+Olshen, Stone 1984). Each trial is a short training from the principal components and a refit of the density.
+
+At most D - 1 dimensions are considered, at most 64, and no direction in which standardised columns vary by less than
+0.3 % of a standard deviation: that is a linear constraint between columns, not a dimension.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isthmus.diagnostics import intrinsic_dimension
+from isthmus.flow import Flow
+from isthmus.recipe import DensityRecipe, Recipe
+from isthmus.refit import refit_density
+from isthmus.training import Split, single_thread, train
+
+__all__ = ["Sweep", "sweep_latent_dim"]
+
+_RATIO = 1.6
+_STEPS, _VALIDATIONS = 600, 6
+_SHARE_OF_TIME = 12  # of a given time, for one rung
+_ROWS = 4_000
+_HELD_OUT_ROWS = 500
+_LARGEST = 64
+_CONSTRAINT = 1e-5  # of a variance
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The chosen latent dimension, and the held-out log density of every one that was tried.
+
+    Attributes:
+        chosen: d.
+        curve: for each d tried `latent_dim`, the held-out mean `log_likelihood` in nats per row of standardised
+            columns, and the `standard_error` of its difference from the chosen one.
+    """
+
+    chosen: int
+    curve: tuple[dict[str, float], ...]
+
+
+def sweep_latent_dim(build: Callable[[int], Flow], recipe: Recipe, data: Split) -> Sweep:
+    """Train a flow of each of some latent dimensions for a short while, and let held-out rows choose.
+
+    Args:
+        build: the untrained flow of a latent dimension.
+        recipe: the run's recipe; its objective, training, density and seed are used.
+        data: the rows; at most 4,000 are used in the refit, and 500 decide.
+
+    Returns:
+        The chosen dimension and the curve.
+
+    Example:
+        >>> from isthmus.flows import FreeFormFlow
+        >>> from isthmus.networks import skip_pair
+        >>> from isthmus.refit import Rows
+        >>> x = torch.randn(120, 4) * torch.tensor([1.0, 1.0, 0.02, 0.02])
+        >>> build = lambda d: FreeFormFlow(*skip_pair(4, d, width=8), 4, d)
+        >>> sweep = sweep_latent_dim(build, Recipe.parse("training: {max_steps: 20}"), Split(Rows(x), Rows(x), Rows(x)))
+        >>> sweep.chosen in [record["latent_dim"] for record in sweep.curve]
+        True
+    """
+    search = _Search(lambda d: _score(build(d), recipe, data))
+    search.run(*_range(data.train.x))
+    return search.sweep()
+
+
+class _Search:
+    """A walk over latent dimensions by the held-out log density of each, (m,) in nats."""
+
+    def __init__(self, score: Callable[[int], Float[Tensor, " m"]]) -> None:
+        self.score = score
+        self.scores: dict[int, Tensor] = {}
+        self.chosen = 0
+
+    def run(self, start: int, most: int) -> None:
+        """Walk up, else down, then to the middles on both sides of where that ends."""
+        self.chosen = start
+        self.scores[start] = self.score(start)
+        for up in (True, False):
+            while (rung := _rung(self.chosen, most, up=up)) not in self.scores and self._takes(rung):
+                pass
+        ordered = sorted(self.scores)
+        place = ordered.index(self.chosen)
+        for neighbour in ordered[max(0, place - 1) : place + 2]:
+            middle = (ordered[place] + neighbour) // 2
+            if middle not in self.scores:
+                self._takes(middle)
+
+    def sweep(self) -> Sweep:
+        """The record of what was found."""
+        curve = []
+        for d, score in sorted(self.scores.items()):
+            record = {"latent_dim": d, "log_likelihood": float(score.mean())}
+            curve.append({**record, "standard_error": self._gain(d, self.chosen)[1]})
+        return Sweep(self.chosen, tuple(curve))
+
+    def _takes(self, d: int) -> bool:
+        """Try d; take a larger one if it gains more than a standard error, a smaller one if it loses no more."""
+        self.scores[d] = self.score(d)
+        gain, error = self._gain(d, self.chosen)
+        taken = gain > error if d > self.chosen else gain >= -error
+        if taken:
+            self.chosen = d
+        return taken
+
+    def _gain(self, d: int, other: int) -> tuple[float, float]:
+        """Mean gain of d over another, and its standard error."""
+        gain = self.scores[d] - self.scores[other]
+        return float(gain.mean()), float(gain.std(correction=0)) / len(gain) ** 0.5
+
+
+def _range(x: Float[Tensor, "n D"]) -> tuple[int, int]:
+    """Where to start, and the largest latent dimension that is considered."""
+    n, D = x.shape
+    variances = torch.linalg.eigvalsh(x.mT.cov(correction=0).reshape(D, D))
+    most = max(1, min(D - 1, int((variances > _CONSTRAINT * variances.mean()).sum()), n // 2, _LARGEST))
+    return min(most, max(1, round(intrinsic_dimension(x)))), most
+
+
+def _rung(d: int, most: int, *, up: bool) -> int:
+    return min(most, max(d + 1, round(_RATIO * d))) if up else max(1, min(d - 1, round(d / _RATIO)))
+
+
+def _score(flow: Flow, recipe: Recipe, data: Split) -> Float[Tensor, " m"]:
+    """Held-out log density of each row after a short training and a refit."""
+    held_out = data.held_out.thinned(_HELD_OUT_ROWS)
+    steps, seconds = recipe.training.max_steps, recipe.training.max_time
+    short = {
+        "max_steps": _STEPS if steps == "auto" else max(1, min(_STEPS, steps // 4)),
+        "max_time": None if seconds is None else seconds / _SHARE_OF_TIME,
+        "validations": _VALIDATIONS,
+    }
+    train(
+        flow,
+        recipe.build_objective(),
+        data.train,
+        held_out,
+        settings=recipe.training.model_copy(update=short),
+        weights=data.weights,
+        spread=data.spread,
+        seed=recipe.seed,
+    )
+    choice = DensityRecipe(latent="mixture")
+    with single_thread(flow):
+        ambient = refit_density(flow, data.drawn.thinned(_ROWS), held_out, choice, seed=recipe.seed).ambient
+        return ambient.linearised(held_out.x, held_out.c)
