@@ -18,8 +18,8 @@ import isthmus
 from isthmus import cli, scoring
 from isthmus.data.tables import read_table, write_table
 
-VERBS = ("fit", "score", "sample", "encode", "decode", "evaluate", "inspect", "list")
-SHORT = ("--set", "training.max_steps=20", "--set", "training.patience=99")
+VERBS = ("fit", "score", "sample", "encode", "decode", "evaluate", "report", "inspect", "list")
+SHORT = ("--set", "training.max_steps=20", "--set", "training.patience=99", "--no-report")
 ROWS = 120
 
 
@@ -106,6 +106,7 @@ def test_every_verb_on_every_format(tmp_path, suffix):
         "sample": (7, frame.shape[1]),
         "decode": (ROWS, frame.shape[1]),
     }
+    assert not (model / "report.html").exists()
     assert np.isfinite(written["score"].to_numpy()).all()
     assert list(written["sample"].columns) == list(read_table(table).columns)
 
@@ -376,6 +377,15 @@ MISTAKES = {
     "an output in no folder": verb("encode", "mixed", "mixed.csv", "-o", "no/such/folder.csv"),
     "text into numbers": lambda folder: ("sample", folder / "mixed", "-n", 3, "-o", folder / "new.npy"),
     "no codes": verb("decode", "mixed", "mixed.csv"),
+    "a report of no model": verb("report", "nope"),
+    "a report on no table": verb("report", "mixed", "nope.csv"),
+    "a report on other columns": verb("report", "mixed", "numbers.parquet"),
+    "a report on no rows": on_text("a,b,k\n", "report", "numbers", "TABLE"),
+    "a report in no folder": verb("report", "mixed", "-o", "no/such/report.html"),
+    "a report that is no page": verb("report", "mixed", "-o", "report.pdf"),
+    "images of another size": verb("report", "numbers", "--image", "2x2"),
+    "images of no size": verb("report", "numbers", "--image", "big"),
+    "images of levels": verb("report", "mixed", "--image", "1x6"),
     "too few rows": on_text("a,b,k\n1,1,1\n", "evaluate", "numbers", "TABLE"),
     "no condition": verb("sample", "given", "-n", 3),
     "half a condition": verb("sample", "given", "-n", 3, "--given", "k=1"),

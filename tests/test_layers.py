@@ -21,17 +21,19 @@ LEVELS = {
     8: {"training"},
     9: {"sweep"},
     10: {"fitting"},
-    11: {"estimator", "scoring"},
-    12: {"cli"},
+    11: {"estimator", "scoring", "plots"},
+    12: {"report"},
+    13: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 
 # Where a heavy library may be imported at all; `import isthmus` imports none of them.
 HEAVY = {
     "lightning": {"training"},
-    "matplotlib": set(),
-    "sklearn": {"estimator", "columns", "metrics", "refit", "diagnostics"},
-    "pandas": {"data", "scoring", "cli"},
+    "matplotlib": {"plots"},
+    "jinja2": {"report"},
+    "sklearn": {"estimator", "columns", "metrics", "refit", "diagnostics", "report"},
+    "pandas": {"data", "scoring", "report", "cli"},
     "pyarrow": {"data"},
     "typer": {"cli"},
 }

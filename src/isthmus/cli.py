@@ -12,8 +12,10 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +32,7 @@ __all__ = ["app", "main"]
 
 HIGHER = "nats per row, higher is better"
 _FEW_COLUMNS = 12
+_ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # of the running command line
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 app = typer.Typer(
@@ -85,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting crawl on a busy machine
+    _ARGUMENTS.set(tuple(arguments))
     command = typer.main.get_command(app)
     try:
         with command.make_context("isthmus", list(arguments)) as context:
@@ -126,6 +130,7 @@ def fit(
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
     max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is already there.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html into the folder.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn a model from a table and write it to a folder.
@@ -151,12 +156,22 @@ def fit(
     fitted = fit_matrix(X, C, recipe=chosen, progress=terminal and not as_json)
     if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
         _say(*notes)
-    folder = save(dataclasses.replace(fitted, schema=schema), output, force=force)
+    fitted.metrics["command"] = f"isthmus {shlex.join(_ARGUMENTS.get())}"
+    fitted = dataclasses.replace(fitted, schema=schema)
+    folder = save(fitted, output, force=force)
+    if not no_report:
+        from isthmus import report
+
+        with contextlib.suppress(KeyboardInterrupt), _busy("writing the report; Ctrl-C leaves it out"):
+            report.write(fitted, folder / "report.html", frame, folder=folder)
     if as_json:
         keys = ("seconds", "steps", "latent_dim", "beta", "validation", "health")
         _print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
     else:
-        _print_rows([("model", str(folder), ""), ("rows", f"{len(frame):,}", ""), *_fit_rows(fitted, frame.shape[1])])
+        about = "" if no_report else "report.html in it says whether to trust it"
+        _print_rows(
+            [("model", str(folder), about), ("rows", f"{len(frame):,}", ""), *_fit_rows(fitted, frame.shape[1])]
+        )
         verdicts = fitted.metrics["health"]["verdicts"]
         _say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
 
@@ -276,6 +291,27 @@ def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False, strict: 
     if warning:
         _say(f"isthmus: warning: {warning}")
     _warn_untrusted(figures["untrusted"], strict=strict)
+
+
+@app.command("report", epilog="Example: isthmus report model held_out.csv -o report.html")
+def report_model(
+    model: ModelFolder,
+    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="Rows to judge it on; - for CSV.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default report.html in MODEL.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(metavar="HxW", help="Draw rows as images of this size.")] = None,
+) -> None:
+    """One HTML page on a model: whether it can be trusted, what was learned, and figures.
+
+    Without a TABLE it shows what the model itself tells; a TABLE adds comparisons with rows and with simpler models.
+    """
+    from isthmus import report
+
+    fitted, frame, page = _load(model), None if table is None else _read(table), output or model / "report.html"
+    with _busy("writing the report"):
+        report.write(fitted, page, frame, folder=model, arguments=_ARGUMENTS.get(), image=image)
+    _print_rows([("report", str(page), "")])
 
 
 @app.command("inspect", epilog="Example: isthmus inspect model")

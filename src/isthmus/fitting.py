@@ -1,5 +1,6 @@
 """From a table to a finished model: prepare columns and rows, choose the latent dimension, train, refit the density."""
 
+import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from isthmus.store import Fitted
 from isthmus.sweep import sweep_latent_dim
 from isthmus.training import History, Split, single_thread, train
 
-__all__ = ["fit", "matrix"]
+__all__ = ["fit", "matrix", "rows_again"]
 
 _REFIT_ROWS = 50_000
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
@@ -97,8 +98,39 @@ def fit(
         figures = _figures(model, history, refit, data.held_out)
         figures["health"] = _health(refit.ambient, data, history, recipe).as_dict()
     figures |= {"latent_dim_curve": list(curve), "beta_reason": _beta_reason(history, recipe, model.flow)}
+    if sample_weight is None:
+        figures["table"] = _fingerprint(table.given)
     figures["seconds"] = time.monotonic() - started
     return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, custom=custom)
+
+
+def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tensor | None = None) -> tuple[Rows, Rows]:
+    """The rows that a fit was trained on and those it held out, standardised and as it used them: integers spread.
+
+    Args:
+        fitted: a fit without sample weights.
+        X: the data it was given, in the same order.
+        context: the context it was given, or None.
+
+    Returns:
+        Training rows, at most 50,000 of them, and held-out rows.
+
+    Raises:
+        InputError: these are not the data of the fit.
+
+    Example:
+        >>> X = np.random.default_rng(0).normal(size=(30, 2))
+        >>> fitted = fit(X, recipe=Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5}))
+        >>> [len(rows.x) for rows in rows_again(fitted, X)]
+        [27, 3]
+    """
+    table, columns = _Table.of(X, context, None), fitted.model.columns
+    if fitted.metrics.get("table") != _fingerprint(table.given):
+        raise InputError("expected the table of the fit, its rows in the same order; got another; give that one")
+    preparation = fitted.model.context_columns
+    c = None if table.c is None or preparation is None else preparation.standardise(table.c)
+    data = _split(Rows(columns.standardise(table.x), c), table.w, columns, fitted.recipe)
+    return data.drawn, data.held_out
 
 
 def matrix(values: ArrayLike | Tensor, what: str) -> Float[Tensor, "n columns"]:
@@ -133,11 +165,12 @@ def matrix(values: ArrayLike | Tensor, what: str) -> Float[Tensor, "n columns"]:
 
 @dataclass(frozen=True)
 class _Table:
-    """A user's rows: data, context, and weights of mean 1 (None where all are equal)."""
+    """A user's rows: data, context, and weights of mean 1 (None where all are equal); and the tables as given."""
 
     x: Tensor
     c: Tensor | None
     w: Tensor | None
+    given: tuple[Tensor, Tensor | None]
 
     @classmethod
     def of(
@@ -149,15 +182,24 @@ class _Table:
             raise InputError(f"expected one context row for each of {len(x)} rows; got {len(c)}; give as many")
         w = _weights(sample_weight, len(x))
         if w is None and len(x) > _LARGEST_MERGE:
-            return cls(x, c, None)
+            return cls(x, c, None, (x, c))
         D, rows = x.shape[1], x if c is None else torch.cat([x, c], 1)
         w = torch.ones(len(x), dtype=torch.float64) if w is None else w
         rows, w = rows[w > 0], w[w > 0]
         unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
         if len(unique) == len(rows) and bool((w == w[0]).all()):
-            return cls(rows[:, :D], None if c is None else rows[:, D:], None)
+            return cls(rows[:, :D], None if c is None else rows[:, D:], None, (x, c))
         total = torch.zeros(len(unique), dtype=torch.float64).index_add(0, inverse, w)
-        return cls(unique[:, :D], None if c is None else unique[:, D:], total * len(unique) / total.sum())
+        merged = total * len(unique) / total.sum()
+        return cls(unique[:, :D], None if c is None else unique[:, D:], merged, (x, c))
+
+
+def _fingerprint(tables: tuple[Tensor, Tensor | None]) -> dict[str, Any]:
+    """Tells a table from another, without keeping it."""
+    digest = hashlib.sha256()
+    for table in tables:
+        digest.update(b"" if table is None else repr(tuple(table.shape)).encode() + table.numpy().tobytes())
+    return {"rows": len(tables[0]), "sha256": digest.hexdigest()}
 
 
 def _array(values: ArrayLike | Tensor) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from isthmus.metrics import METRICS
 from isthmus.model import Model
 from isthmus.store import Fitted
 
-__all__ = ["DENSITIES", "decode", "distrust", "encode", "evaluate", "sample", "score"]
+__all__ = ["DENSITIES", "decode", "distrust", "encode", "evaluate", "features", "sample", "score", "tensors"]
 
 DENSITIES = ("linearised", "ambient", "manifold")
 
@@ -231,6 +231,28 @@ def distrust(figures: Mapping[str, Any]) -> str | None:
         f"the linearised density is {abs(gap):.2f} nats per row {side} the importance-sampled one and should not be "
         "trusted; score with density 'ambient'"
     )
+
+
+def tensors(fitted: Fitted, frame: pd.DataFrame) -> tuple[Float[Tensor, "n columns"], Context]:
+    """The matrices of a table: data (n, columns), and context (n, C) or None, in the user's units.
+
+    Args:
+        fitted: the model and its record.
+        frame: a table with the columns of the fit.
+
+    Raises:
+        InputError: the table does not suit the model.
+    """
+    return _rows(fitted, frame)
+
+
+def features(fitted: Fitted) -> tuple[str, ...]:
+    """Names of the columns of the data's matrix.
+
+    Args:
+        fitted: the model and its record.
+    """
+    return _schema(fitted).features
 
 
 def _ambient(model: Model, rows: _Rows) -> dict[str, Any]:

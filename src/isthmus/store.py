@@ -9,6 +9,7 @@ implies. A model loads without its data, on any device, and scores bit for bit t
     metrics.json        figures of the run
     recipe.yaml         the recipe, to run again
     log.csv             one line a validation
+    report.html         what `isthmus.report` wrote, if it did; nothing reads it back
 """
 
 import csv

@@ -1,0 +1,35 @@
+"""Figures of a model, from arrays: the only place that imports matplotlib, and never its windows.
+
+Every function returns a `Picture`: matplotlib's figure, and in words with numbers what is to be seen in it. A picture
+goes into a page by `Picture.svg`, into a file by `Picture.png`.
+
+| module | figures of |
+|---|---|
+| `fitting` | training, reconstruction against the noise floor, spectrum, choice of the latent dimension |
+| `density` | scores with the outlier cut, samples against rows, calibration off the surface |
+| `surface` | codes, the surface in the data's space, walks along it |
+
+A new figure is a function in one of them, decorated with `styled`: arrays in, `Picture` out.
+"""
+
+from isthmus.plots.density import calibration, histogram, kolmogorov_smirnov, marginals, pair_plot
+from isthmus.plots.fitting import latent_dim_curve, reconstruction_floor, spectrum, training_curves
+from isthmus.plots.style import Picture
+from isthmus.plots.surface import image_rows, latent_scatter, manifold, profiles
+
+__all__ = [
+    "Picture",
+    "calibration",
+    "histogram",
+    "image_rows",
+    "kolmogorov_smirnov",
+    "latent_dim_curve",
+    "latent_scatter",
+    "manifold",
+    "marginals",
+    "pair_plot",
+    "profiles",
+    "reconstruction_floor",
+    "spectrum",
+    "training_curves",
+]

@@ -1,0 +1,245 @@
+"""One model, and the rows it is judged on, as one self-contained page: the verdict first.
+
+| module | what |
+|---|---|
+| `evidence` | what is computed: judged rows, samples, surface, calibration |
+| `baselines` | two usual densities on the same rows |
+| `words`, `citations` | what is said |
+| `figures` | which figures there are; they are drawn by `isthmus.plots` |
+
+The page is `page.html`, a template of jinja2, which escapes whatever comes from a user.
+"""
+
+import json
+import os
+import platform
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from isthmus.data.tables.wording import one_line
+from isthmus.errors import InputError
+from isthmus.plots.style import nats
+from isthmus.report import figures, words
+from isthmus.report.baselines import Score, compare
+from isthmus.report.citations import citations
+from isthmus.report.evidence import Evidence, gather
+from isthmus.store import Fitted
+
+__all__ = ["image_shape", "render", "write"]
+
+_VERSIONS = ("isthmus", "torch", "zuko", "lightning", "scikit-learn", "numpy")
+_STATES = {"ok": "✓ passed", "warn": "! warning", "fail": "✗ failed"}
+
+
+def render(
+    fitted: Fitted,
+    frame: pd.DataFrame | None = None,
+    *,
+    name: str = "model",
+    commands: Sequence[str] = (),
+    versions: Mapping[str, str] | None = None,
+    shape: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> str:
+    """The report as HTML.
+
+    Args:
+        fitted: the model and its record.
+        frame: a table with the columns of the fit; without one the page holds what the model itself tells.
+        name: of the model.
+        commands: what made model and report, to be shown.
+        versions: of the libraries that the model was fitted with; those of now if not given.
+        shape: height and width, where a row is an image.
+        seed: of everything that is drawn.
+
+    Returns:
+        A page that loads nothing.
+
+    Raises:
+        InputError: the table, or the shape, does not suit the model.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> page = render(fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]] * 9, recipe=recipe), name="<demo>")
+        >>> "Report on the model &lt;demo&gt;" in page
+        True
+    """
+    _check_shape(fitted, shape)
+    evidence = gather(fitted, frame, seed=seed)
+    scores = compare(fitted, evidence, seed=seed)
+    noticed = words.noticed(fitted, evidence, scores)
+    groups = list(_groups(fitted, evidence, scores, shape))
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["sentence"] = _sentence
+    page = environment.from_string(resources.files(__name__).joinpath("page.html").read_text("utf-8"))
+    titles = [("learned", "What was learned"), ("checks", "The checks"), *((g["id"], g["title"]) for g in groups)]
+    titles += [("made", "How it was made"), ("cite", "What to cite")]
+    return page.render(
+        name=one_line(name, 80),
+        verdict=words.verdicts(fitted, noticed),
+        words=_STATES,
+        questions=words.CHECKS,
+        summary=words.summary(fitted, evidence),
+        remarks=[v.sentence for v in noticed if v.status == "ok"],
+        sections=[{"id": key, "title": title} for key, title in titles],
+        facts=words.facts(fitted, evidence),
+        columns=words.column_table(fitted, None if frame is None else [str(column) for column in frame.columns]),
+        groups=groups,
+        commands=[one_line(command, 2000) for command in commands],
+        versions=", ".join(f"{name} {version}" for name, version in (versions or _versions()).items()),
+        recipe=fitted.recipe.dump(),
+        bibtex="\n\n".join(citations(fitted, evidence, baselines=bool(scores))),
+        version=metadata.version("isthmus"),
+    )
+
+
+def write(
+    fitted: Fitted,
+    output: Path,
+    frame: pd.DataFrame | None = None,
+    *,
+    folder: Path | None = None,
+    arguments: Sequence[str] = (),
+    image: str | None = None,
+) -> Path:
+    """Write the report to a file: whole, or not at all.
+
+    Args:
+        fitted: the model and its record.
+        output: the file; it is replaced if it exists.
+        frame: a table with the columns of the fit, or None.
+        folder: of the model: its name, and the versions that it was fitted with.
+        arguments: of the command line that asked for the report.
+        image: height and width such as 28x28, where a row is an image.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: the table does not suit the model, or the file cannot be written.
+    """
+    _check_file(output)
+    commands = [fitted.metrics.get("command"), f"isthmus {shlex.join(arguments)}" if arguments else None]
+    page = render(
+        fitted,
+        frame,
+        name=folder.resolve().name if folder else "model",
+        commands=[command for command in commands if command],
+        versions=json.loads((folder / "config.json").read_text())["versions"] if folder else None,
+        shape=image_shape(image),
+    )
+    temporary = output.with_name(f".{output.name}.part")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, output)
+    except OSError as error:
+        raise InputError(f"could not write {output}: {error.strerror}; choose another file") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return output
+
+
+def image_shape(text: str | None) -> tuple[int, int] | None:
+    """Height and width from text such as 28x28.
+
+    Args:
+        text: two numbers with an x between them, or None.
+
+    Raises:
+        InputError: it is something else.
+
+    Example:
+        >>> image_shape("8x16")
+        (8, 16)
+    """
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise InputError(f"expected a height and a width such as 28x28; got {text!r}; give both")
+    return int(height), int(width)
+
+
+def _check_file(output: Path) -> None:
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"expected a file that ends in .html; got {output}; rename it")
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"expected a file in an existing folder; got {output}; choose another")
+
+
+def _check_shape(fitted: Fitted, shape: tuple[int, int] | None) -> None:
+    data = [column for column in fitted.schema.columns if column.role == "data"] if fitted.schema else []
+    n = len(data) or fitted.model.columns.mean.shape[0]
+    if shape and (shape[0] * shape[1] != n or any(column.levels for column in data)):
+        got = f"{shape[0]} x {shape[1]} = {shape[0] * shape[1]}"
+        raise InputError(f"expected an image of as many numbers as the table has, {n} columns; got {got}; correct it")
+
+
+def _groups(
+    fitted: Fitted, evidence: Evidence, scores: Sequence[Score], shape: tuple[int, int] | None
+) -> Iterator[dict[str, Any]]:
+    """The sections with figures: id, title, text, table and figures."""
+    drawn = evidence.source == "drawn"
+    yield _group("fit", "Training and fit", words.judged(evidence), figures.fit_figures(fitted, evidence))
+    if evidence.samples is not None:
+        statistics = figures.statistics(fitted, evidence)
+        table = (("Statistic", "Value", "How to read it"), statistics)
+        text = f"As many rows were drawn from the model as are judged, {len(evidence.rows.x):,}."
+        yield _group(
+            "samples", "New rows against real ones", text, figures.sample_figures(fitted, evidence, shape), table
+        )
+    text = "The surface that the data lie near, as the model has it."
+    yield _group("surface", "The surface", text, figures.surface_figures(fitted, evidence, shape))
+    if drawn:
+        return
+    text = "How likely each judged row is, and how far from the surface."
+    yield _group("scores", "Scores of rows", text, figures.score_figures(evidence))
+    if scores:
+        head = ("Density", "Mean log density (nats per row)", "The model is ahead by")
+        yield _group(
+            "others", "Against simpler models", words.fairness(evidence), iter(()), (head, _score_rows(scores))
+        )
+
+
+def _group(
+    key: str,
+    title: str,
+    text: str,
+    drawn: Iterator[figures.Figure],
+    table: tuple[Sequence[str], Sequence[tuple[str, ...]]] = ((), ()),
+) -> dict[str, Any]:
+    placed = []
+    for place, (heading, guide, picture) in enumerate(drawn, 1):
+        name = f"{key}-{place}"
+        svg = Markup(picture.svg(name, f"{name}-seen"))
+        placed.append({"id": name, "heading": heading, "guide": guide, "alt": picture.alt, "svg": svg})
+    return {"id": key, "title": title, "text": text, "head": table[0], "rows": table[1], "figures": placed}
+
+
+def _score_rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
+    return [
+        (
+            score.name,
+            f"{nats(score.mean)} ± {nats(score.error)}",
+            "" if score.ahead is None else f"{nats(score.ahead)} ± {nats(score.ahead_error or 0.0)}",
+        )
+        for score in scores
+    ]
+
+
+def _sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _VERSIONS}

@@ -1,0 +1,124 @@
+"""Two usual densities on the same rows: is the model better than what needs no training?"""
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isthmus.report.evidence import Evidence
+from isthmus.store import Fitted
+
+__all__ = ["Score", "compare"]
+
+_COMPONENTS = (1, 2, 4, 8, 16, 32)
+_RIDGES = (1e-3, 5e-2)  # squared standard deviations added to every direction
+_LEARN_ROWS = 3_000
+_FEWEST_ROWS = 10
+_FULL_COLUMNS = 128  # above, covariances are diagonal
+
+
+class Score(NamedTuple):
+    """One density on the judged rows.
+
+    Attributes:
+        name: what it is.
+        mean: mean log density in nats a row, user's units.
+        error: its standard error.
+        ahead: by how much the model's mean is above, in nats a row; None for the model itself.
+        ahead_error: standard error of that difference, row by row.
+    """
+
+    name: str
+    mean: float
+    error: float
+    ahead: float | None = None
+    ahead_error: float | None = None
+
+
+def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]:
+    """The model, probabilistic PCA of the same dimension and a Gaussian mixture, scored on the same rows.
+
+    The two are fitted to `evidence.learn`; the mixture's number of components and its ridge are chosen on a quarter of
+    these rows.
+
+    Args:
+        fitted: the model and its record.
+        evidence: what `gather` returned.
+        seed: of the mixture's initialisation.
+
+    Returns:
+        The model's score first; nothing where there are too few rows.
+
+    References:
+        Tipping, Bishop (1999), Probabilistic principal component analysis, J. R. Stat. Soc. B 61.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> from isthmus.report.evidence import gather
+        >>> X = torch.randn(99, 3, generator=torch.Generator().manual_seed(0))
+        >>> fitted = fit(X, recipe=Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5}))
+        >>> compare(fitted, gather(fitted, None))
+        []
+    """
+    learn, x = evidence.learn, evidence.rows.x
+    if learn is None or len(learn.x) < max(_FEWEST_ROWS, fitted.model.flow.latent_dim + 2) or len(x) < 2:
+        return []
+    rows = learn.thinned(_LEARN_ROWS).x
+    columns = fitted.model.columns
+    own, log_det = evidence.log_density, columns.log_det(columns.restore(x))
+    scores = [_score(f"this model, {fitted.model.flow.latent_dim} latent dimensions", own)]
+    name, values = _mixture(rows, x, seed)
+    alternatives = {
+        f"probabilistic PCA, {fitted.model.flow.latent_dim} dimensions": _ppca(rows, x, fitted.model.flow.latent_dim),
+        name: values,
+    }
+    return scores + [_score(name, values + log_det, own) for name, values in alternatives.items()]
+
+
+def _score(name: str, values: Float[Tensor, " n"], model: Float[Tensor, " n"] | None = None) -> Score:
+    root = math.sqrt(len(values))
+    mean, error = float(values.mean()), float(values.std(correction=0)) / root
+    if model is None:
+        return Score(name, mean, error)
+    difference = model - values
+    return Score(name, mean, error, float(difference.mean()), float(difference.std(correction=0)) / root)
+
+
+def _ppca(rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], d: int) -> Float[Tensor, " m"]:
+    from sklearn.decomposition import PCA
+
+    return torch.as_tensor(PCA(d, svd_solver="full").fit(rows.numpy()).score_samples(x.numpy()))
+
+
+def _mixture(rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], seed: int) -> tuple[str, Float[Tensor, " m"]]:
+    """The best mixture by a quarter of the rows, its components raised as long as that gains."""
+    quarter = len(rows) // 4
+    inner, outer = rows[quarter:], rows[:quarter]
+    kind = "full" if rows.shape[1] <= _FULL_COLUMNS else "diag"
+    best: tuple[float, int, float] = (-math.inf, 1, _RIDGES[0])
+    for ridge in _RIDGES:
+        before = -math.inf
+        for components in (k for k in _COMPONENTS if k == 1 or len(inner) >= 8 * k):
+            value = float(_fitted(inner, components, ridge, kind, seed).score(outer.numpy()))
+            best = max(best, (value, components, ridge))
+            if value < before:
+                break
+            before = value
+    _, components, ridge = best
+    plural = "" if components == 1 else "s"
+    name = f"Gaussian mixture, {components} {'diagonal ' if kind == 'diag' else ''}component{plural}"
+    return name, torch.as_tensor(_fitted(rows, components, ridge, kind, seed).score_samples(x.numpy()))
+
+
+def _fitted(rows: Float[Tensor, "n D"], components: int, ridge: float, kind: str, seed: int) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
+
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an unfinished one is judged like any other
+        mixture = GaussianMixture(components, covariance_type=kind, reg_covar=ridge, max_iter=50, random_state=seed)
+        return mixture.fit(rows.numpy())

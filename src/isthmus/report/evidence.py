@@ -1,0 +1,296 @@
+"""What a report is made of: the rows that a model is judged on, its samples, its surface.
+
+Everything is on standardised columns, as the flow sees them, integers spread over their unit; log densities and what is
+drawn in the user's columns are in the user's units.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isthmus.ambient import Noise, gaussian_components, log_normal
+from isthmus.autodiff import jacobian
+from isthmus.columns import Columns
+from isthmus.diagnostics import FlatPieces, Samples, Spectrum, flat_pieces, samples, spectrum
+from isthmus.diagnostics.geometry import affordable
+from isthmus.errors import InputError
+from isthmus.fitting import rows_again
+from isthmus.flow import Context
+from isthmus.metrics import c2st_auc
+from isthmus.refit import Rows
+from isthmus.scoring import tensors
+from isthmus.store import Fitted
+
+__all__ = ["Evidence", "Source", "Surface", "Walks", "gather", "surface", "walks"]
+
+Source = Literal["held out", "given", "drawn"]
+
+_ROWS = 4_000  # judged
+_FEWEST_ROWS = 10  # with fewer there are no statistics
+_SURFACE_POINTS = 1_500
+_TWO_SAMPLE_ROWS = 500  # of the classifier
+_NORMALS = 8  # directions a row
+_EXTREMES = (0.01, 0.99)  # codes between which lines are drawn
+_LINES, _LINE_POINTS = 9, 60
+_LONGEST_WALK = 2.0  # standard deviations of the codes
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a model from rows, or where there is no table, from its own samples.
+
+    Attributes:
+        source: "held out" where the table is that of the fit: rows that it held out; "given": a third of another table;
+            "drawn": no table, samples stand in for rows.
+        count: rows of the table.
+        rows: the rows judged.
+        learn: other rows, which alternatives may be fitted to; None without a table.
+        z: codes of the rows, (n, d).
+        log_density: of the rows, (n,) in nats, user's units.
+        error: squared distance of each row to its reconstruction, (n,).
+        drawn: samples for the same contexts, (n, D).
+        spectrum: extents of the surface.
+        noise: standard deviation of the residuals per direction off the surface.
+        pit: calibration of residuals, see `isthmus.plots.calibration`; empty where d = D or there are no rows.
+        pieces: what flat pieces leave of the rows, or None.
+        linear: mean square per direction off 0, 1, ... principal axes, as many as `pieces` has, or None.
+        samples: energy test and nearest rows of samples against rows, or None.
+        c2st: how well a classifier tells them apart, or None.
+    """
+
+    source: Source
+    count: int
+    rows: Rows
+    learn: Rows | None
+    z: Float[Tensor, "n d"]
+    log_density: Float[Tensor, " n"]
+    error: Float[Tensor, " n"]
+    drawn: Float[Tensor, "n D"]
+    spectrum: Spectrum
+    noise: float
+    pit: Float[Tensor, " p"]
+    pieces: FlatPieces | None
+    linear: Float[Tensor, " dims"] | None
+    samples: Samples | None
+    c2st: float | None
+
+
+class Surface(NamedTuple):
+    """Points of the learned surface: standardised, with the log density on it in nats, user's units; and lines."""
+
+    points: Float[Tensor, "n D"]
+    log_density: Float[Tensor, " n"]
+    lines: list[Float[Tensor, "_ D"]]
+
+
+class Walks(NamedTuple):
+    """Along the surface's leading directions: place in standard deviations of the codes, and standardised columns."""
+
+    t: Float[Tensor, " steps"]
+    columns: Float[Tensor, "walks steps D"]
+
+
+@torch.no_grad()
+def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0) -> Evidence:
+    """Judge a model on a table, or show it by its samples where there is none.
+
+    Args:
+        fitted: the model and its record.
+        frame: a table with the columns of the fit, or None.
+        seed: of everything that is drawn; the global random state is left as it was.
+
+    Returns:
+        The evidence.
+
+    Raises:
+        InputError: the table does not suit the model.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> evidence = gather(fit(np.random.default_rng(0).normal(size=(99, 3)), recipe=recipe), None)
+        >>> evidence.source, evidence.z.shape, len(evidence.spectrum.mean)
+        ('drawn', torch.Size([500, 1]), 1)
+    """
+    ambient, columns, flow = fitted.model.ambient, fitted.model.columns, fitted.model.flow
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        source, count, learn, rows = _rows(fitted, frame, seed)
+        rows = rows.thinned(affordable(flow, _ROWS, times=20))
+        x, c = rows.x, rows.c
+        drawn = ambient.sample(len(x), c)
+        z = flow.encode(x, c)
+        residual = x - flow.decode(z, c)
+        error = residual.square().sum(1)
+        noise = float(error.mean() / max(1, flow.data_dim - flow.latent_dim)) ** 0.5
+        others = learn if learn is not None and min(len(learn.x), len(x)) >= _FEWEST_ROWS else None
+        pieces = None
+        if others is not None:
+            most = min(flow.data_dim - 1, 2 * flow.latent_dim)
+            pieces = flat_pieces(others.x, x[:1_000], max(1, most), seed=seed)
+        return Evidence(
+            source=source,
+            count=count,
+            rows=rows,
+            learn=learn,
+            z=z,
+            log_density=ambient.linearised(x, c) + columns.log_det(columns.restore(x)),
+            error=error,
+            drawn=drawn,
+            spectrum=spectrum(flow, x, c, sigma=noise),
+            noise=noise,
+            pit=_calibration(fitted, rows, z, residual) if source != "drawn" else x.new_zeros(0),
+            pieces=pieces,
+            linear=None if others is None or pieces is None else _off_axes(others.x, x, pieces.squares.shape[1]),
+            samples=None if others is None else samples(ambient, (others.x, others.c), (x, c), seed=seed),
+            c2st=None if others is None else _told_apart(columns, drawn, x, seed),
+        )
+
+
+@torch.no_grad()
+def surface(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> Surface:
+    """Points of the learned surface as the latent density has them, with the density on it.
+
+    Args:
+        fitted: the model and its record.
+        evidence: what `gather` returned; a conditional model is shown at one of its contexts.
+        seed: of the draw.
+
+    Returns:
+        The surface; lines of equal codes where d <= 2.
+    """
+    flow, columns = fitted.model.flow, fitted.model.columns
+    n, c = affordable(flow, _SURFACE_POINTS, times=20), typical(evidence.rows)
+    repeated = None if c is None else c.expand(n, -1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        base = flow.base(repeated)
+        z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
+    decode = flow.maps(repeated)[1]
+    points, (_, J) = decode(z), jacobian(lambda z: columns.restore_kept(decode(z)), z)
+    log_density = base.log_prob(z) - torch.linalg.svdvals(J).clamp_min(1e-300).log().sum(1)
+    low, high = (z.quantile(q, 0) for q in _EXTREMES)
+    lines = [flow.decode(line, None if c is None else c.expand(len(line), -1)) for line in _lines(low, high)]
+    return Surface(points, log_density, lines)
+
+
+@torch.no_grad()
+def walks(fitted: Fitted, evidence: Evidence, *, steps: int, most: int = 3) -> Walks:
+    """Along the directions in code space that move the reconstruction most, through the mean code.
+
+    Args:
+        fitted: the model and its record.
+        evidence: what `gather` returned.
+        steps: points on each walk.
+        most: number of walks; d at most.
+
+    Returns:
+        The walks, the longest direction first.
+    """
+    flow, z, c = fitted.model.flow, evidence.z, typical(evidence.rows)
+    values, vectors = torch.linalg.eigh(z.mT.cov(correction=0).reshape(z.shape[1], z.shape[1]))
+    spread = vectors * values.clamp_min(0).sqrt()  # d d
+    some = z[:: max(1, len(z) // affordable(flow, 200))]
+    _, J = jacobian(flow.maps(None if c is None else c.expand(len(some), -1))[1], some)
+    stretch = J @ spread
+    directions = spread @ torch.linalg.eigh((stretch.mT @ stretch).mean(0)).eigenvectors.flip(1)
+    count = min(most, z.shape[1])
+    t = torch.linspace(-_LONGEST_WALK, _LONGEST_WALK, steps).to(z)
+    codes = z.mean(0) + t.reshape(1, -1, 1) * directions.mT[:count].unsqueeze(1)
+    flat = codes.flatten(0, 1)
+    return Walks(t, flow.decode(flat, None if c is None else c.expand(len(flat), -1)).unflatten(0, (count, steps)))
+
+
+def typical(rows: Rows) -> Context:
+    """The context nearest to the mean of all, (1, C), or None."""
+    if rows.c is None:
+        return None
+    return rows.c[(rows.c - rows.c.mean(0)).square().sum(1).argmin()].unsqueeze(0)
+
+
+def _rows(fitted: Fitted, frame: pd.DataFrame | None, seed: int) -> tuple[Source, int, Rows | None, Rows]:
+    """Where rows come from, how many the table has, rows to learn from, and rows to judge on."""
+    model, flow = fitted.model, fitted.model.flow
+    if frame is None:
+        n = _TWO_SAMPLE_ROWS
+        c = torch.zeros(n, flow.context_dim, dtype=torch.float64) if flow.context_dim else None
+        return "drawn", 0, None, Rows(model.ambient.sample(n, c), c)
+    if frame.empty:
+        raise InputError(f"expected a table with rows; got shape {frame.shape}; give more")
+    x, c = tensors(fitted, frame)
+    try:
+        learn, rows = rows_again(fitted, x, c)
+    except InputError:
+        u = model.columns.standardise(x)
+        u = model.columns.spread(u, torch.rand(u.shape, dtype=u.dtype) - 0.5)
+        order = torch.randperm(len(u), generator=torch.Generator().manual_seed(seed))
+        every = Rows(u, None if c is None or model.context_columns is None else model.context_columns.standardise(c))
+        third = -(-len(u) // 3)
+        return "given", len(x), every[order[third:]], every[order[:third]]
+    return "held out", len(x), learn, rows
+
+
+def _told_apart(columns: Columns, drawn: Float[Tensor, "n D"], x: Float[Tensor, "n D"], seed: int) -> float:
+    """The classifier's AUC on what a user sees: whole numbers are whole."""
+    pair = (columns.standardise(columns.round_integers(columns.restore(u))) for u in (drawn, x))
+    return c2st_auc(*pair, max_rows=_TWO_SAMPLE_ROWS, seed=seed)
+
+
+def _off_axes(learn: Float[Tensor, "n D"], x: Float[Tensor, "m D"], dims: int) -> Float[Tensor, " dims"]:
+    """Mean square per direction off the leading 0, 1, ... principal axes of other rows."""
+    mean = learn.mean(0)
+    axes = torch.linalg.svd(learn[:: max(1, len(learn) // _ROWS)] - mean, full_matrices=False).Vh[: dims - 1]
+    inside = ((x - mean) @ axes.mT).square().mean(0)
+    left = (x - mean).square().sum(1).mean() - torch.nn.functional.pad(inside, (1, 0)).cumsum(0)
+    return left.clamp_min(0) / (x.shape[1] - torch.arange(len(left))).clamp_min(1)
+
+
+def _calibration(
+    fitted: Fitted, rows: Rows, z: Float[Tensor, "n d"], residual: Float[Tensor, "n D"]
+) -> Float[Tensor, " p"]:
+    """Where residuals lie in the model's distribution of them, along random directions normal to the surface."""
+    flow, noise = fitted.model.flow, fitted.model.ambient.noise
+    n, K = affordable(flow, 500, times=4), min(_NORMALS, flow.data_dim - flow.latent_dim)
+    z, residual, c = z[:n], residual[:n], None if rows.c is None else rows.c[:n]
+    if K == 0:
+        return z.new_zeros(0)
+    tangent = torch.linalg.qr(jacobian(flow.maps(c)[1], z)[1]).Q
+    v = torch.randn(len(z), flow.data_dim, K).to(z)
+    normal = torch.nn.functional.normalize(v - tangent @ (tangent.mT @ v), dim=1).mT  # n K D
+    along = (normal * residual.unsqueeze(1)).sum(2)
+    deviation = _deviations(noise, normal)
+    components = gaussian_components(flow.base(c)) if deviation.shape[2] > 1 else None
+    if components is None:
+        return torch.special.ndtr(along / deviation.squeeze(2)).flatten()
+    log_weights, means, tril = components
+    shares = (log_weights + log_normal(z.unsqueeze(1) - means, tril)).softmax(1).unsqueeze(1)
+    return (shares * torch.special.ndtr(along.unsqueeze(2) / deviation)).sum(2).flatten()
+
+
+def _deviations(noise: Noise, directions: Float[Tensor, "n K D"]) -> Float[Tensor, "n K components"]:
+    """The standard deviation of each component's noise along unit vectors."""
+    eye = torch.eye(directions.shape[2]).to(directions)
+    index = torch.zeros(len(eye), dtype=torch.long)
+    roots = (noise.color(eye, index + k) for k in range(len(noise.half_log_det())))  # transposed
+    return torch.stack([(directions @ root.mT).norm(dim=2) for root in roots], 2)
+
+
+def _lines(low: Float[Tensor, " d"], high: Float[Tensor, " d"]) -> list[Float[Tensor, "_ d"]]:
+    """Codes along lines: one for d = 1, a net for d = 2."""
+    share = torch.linspace(0, 1, _LINE_POINTS).to(low).unsqueeze(1)
+    if len(low) == 1:
+        return [low + share * (high - low)]
+    if len(low) > 2:
+        return []
+    net = []
+    for fixed in (0, 1):
+        for place in np.linspace(0, 1, _LINES):
+            line = low + share * (high - low)
+            line[:, fixed] = low[fixed] + place * (high - low)[fixed]
+            net.append(line)
+    return net
