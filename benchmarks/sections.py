@@ -168,7 +168,7 @@ def rival_on_table(name: str, seed: int, isthmus: Record, *, method: str) -> Rec
     split = table(name, seed)
     start = time.perf_counter()
     if method == "nsf":
-        density, record = rivals.nsf(split, seed, isthmus["seconds"])
+        density, record = rivals.nsf(split, seed, isthmus["training_seconds"])
     else:
         density, record = {"ppca": rivals.ppca, "gmm": rivals.gmm}[method](split, seed)
     record["seconds"] = time.perf_counter() - start

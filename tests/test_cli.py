@@ -15,7 +15,7 @@ import torch
 from pandas.testing import assert_frame_equal
 
 import isthmus
-from isthmus import cli, scoring
+from isthmus import cli, scoring, screens
 from isthmus.data.tables import read_table, write_table
 
 VERBS = ("fit", "score", "sample", "encode", "decode", "evaluate", "report", "inspect", "list")
@@ -276,7 +276,7 @@ def test_a_gap_between_the_densities_is_a_warning(folder, monkeypatch):
 
 
 def test_what_is_not_finite_is_null():
-    assert cli._finite({"a": [1.0, float("nan")], "b": float("inf")}) == {"a": [1.0, None], "b": None}
+    assert screens._finite({"a": [1.0, float("nan")], "b": float("inf")}) == {"a": [1.0, None], "b": None}
 
 
 @pytest.mark.parametrize("what", ["flows", "objectives", "networks", "latents", "datasets", "metrics"])

@@ -22,7 +22,7 @@ LEVELS = {
     9: {"sweep"},
     10: {"fitting"},
     11: {"estimator", "scoring", "plots"},
-    12: {"report"},
+    12: {"report", "screens"},
     13: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}

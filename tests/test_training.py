@@ -50,7 +50,7 @@ def test_batches_are_random_orders_cut_into_equal_parts(rows, size):
     ("settings", "n", "plan"),
     [
         ({}, 10, {"max_steps": 2000, "batch_size": 32, "noise": 0.1, "noise_follows": True, "compile": False}),
-        ({}, 40_000, {"max_steps": 6000, "batch_size": 512, "validate_every": 300}),
+        ({}, 40_000, {"max_steps": 6000, "batch_size": 256, "learning_rate": 2e-3, "validate_every": 300}),
         ({}, 10**6, {"max_steps": 10_000}),
         ({"max_steps": 7, "batch_size": 5, "noise": 0.0, "validations": 100}, 10, {"max_steps": 7, "batch_size": 5}),
         ({"noise": 0.3, "compile": True}, 10, {"noise": 0.3, "noise_follows": False, "compile": True}),

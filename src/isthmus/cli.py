@@ -8,8 +8,6 @@ with exit code 1. Whatever is slow to import is imported by the verb that needs 
 import contextlib
 import dataclasses
 import inspect
-import json
-import math
 import os
 import re
 import shlex
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from isthmus import screens
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-HIGHER = "nats per row, higher is better"
-_FEW_COLUMNS = 12
 _ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # of the running command line
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -166,11 +163,11 @@ def fit(
             report.write(fitted, folder / "report.html", frame, folder=folder)
     if as_json:
         keys = ("seconds", "steps", "latent_dim", "beta", "validation", "health")
-        _print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
+        screens.print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
     else:
         about = "" if no_report else "report.html in it says whether to trust it"
-        _print_rows(
-            [("model", str(folder), about), ("rows", f"{len(frame):,}", ""), *_fit_rows(fitted, frame.shape[1])]
+        screens.print_rows(
+            [("model", str(folder), about), ("rows", f"{len(frame):,}", ""), *screens.of_fit(fitted, frame.shape[1])]
         )
         verdicts = fitted.metrics["health"]["verdicts"]
         _say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
@@ -284,9 +281,9 @@ def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False, strict: 
     with _busy(f"evaluating {len(frame):,} rows"):
         figures = scoring.evaluate(fitted, frame)
     if as_json:
-        _print_json(figures)
+        screens.print_json(figures)
     else:
-        _print_rows(_evaluation(figures))
+        screens.print_rows(screens.of_evaluation(figures))
     warning = scoring.distrust(figures)
     if warning:
         _say(f"isthmus: warning: {warning}")
@@ -311,34 +308,18 @@ def report_model(
     fitted, frame, page = _load(model), None if table is None else _read(table), output or model / "report.html"
     with _busy("writing the report"):
         report.write(fitted, page, frame, folder=model, arguments=_ARGUMENTS.get(), image=image)
-    _print_rows([("report", str(page), "")])
+    screens.print_rows([("report", str(page), "")])
 
 
 @app.command("inspect", epilog="Example: isthmus inspect model")
 def inspect_model(model: ModelFolder, as_json: AsJson = False) -> None:
     """What a model is, and how it came about."""
-    record = _record(model, _load(model))
+    record = screens.description(model, _load(model))
     if as_json:
-        _print_json(record)
+        screens.print_json(record)
         return
-    context = f"given {record['context_dim']} context features" if record["context_dim"] else ""
-    others = dict(record["versions"])
-    own = others.pop("isthmus", "")
-    _print_rows(
-        [
-            ("model", record["model"], "with modules of its own" if record["custom"] else ""),
-            ("dimensions", f"{record['data_dim']} -> {record['latent_dim']} -> {record['data_dim']}", context),
-            ("latent density", _part(record["latent"]), ""),
-            ("noise", _part(record["noise"]), ""),
-            ("beta", f"{record['beta']:.4g}", "weight of the squared reconstruction error"),
-            *_held_out(record["validation"]),
-            *_health(record),
-            ("columns", f"{len(record['columns']):,}", ""),
-            *_by_kind(record["columns"]),
-            ("written by", f"isthmus {own}", ", ".join(f"{name} {number}" for name, number in others.items())),
-        ]
-    )
-    sys.stdout.write(f"\nrecipe\n{_indented(record['recipe'])}")
+    screens.print_rows(screens.of_description(record))
+    sys.stdout.write(f"\nrecipe\n{screens.indented(record['recipe'])}")
 
 
 @app.command("list", epilog="Example: isthmus list networks")
@@ -454,43 +435,6 @@ def _first_sentence(entry: Any) -> str:
     return (inspect.getdoc(entry) or "").partition("\n")[0]
 
 
-def _record(folder: Path, fitted: "Fitted") -> dict[str, Any]:
-    """What `inspect` says."""
-    model, schema, config = fitted.model, fitted.schema, json.loads((folder / "config.json").read_text())
-    figures = {name: fitted.metrics.get(name) for name in ("beta", "validation", "seconds", "steps")}
-    if None in figures.values():
-        raise InputError(f"expected {', '.join(figures)} in {folder / 'metrics.json'}; got less; the model is damaged")
-    number = {f"c{i}": "number" for i in range(model.columns.mean.shape[0])}
-    return {
-        "model": str(folder),
-        "data_dim": model.flow.data_dim,
-        "latent_dim": model.flow.latent_dim,
-        "context_dim": model.flow.context_dim,
-        "custom": fitted.custom,
-        "latent": fitted.latent.model_dump(),
-        "noise": fitted.noise.model_dump(),
-        **figures,
-        "health": fitted.metrics.get("health"),
-        "columns": {c.name: _kind(c) for c in schema.columns} if schema else number,
-        "recipe": fitted.recipe.model_dump(mode="json"),
-        "versions": config["versions"],
-    }
-
-
-def _by_kind(kinds: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    from isthmus.data.tables.wording import listed
-
-    groups: dict[str, list[str]] = {}
-    for name, kind in kinds.items():
-        groups.setdefault(kind, []).append(name)
-    return [(f"  {kind}", f"{len(names):,}", listed(names, _FEW_COLUMNS)) for kind, names in groups.items()]
-
-
-def _kind(column: Any) -> str:
-    words = [column.kind, "constant" * column.constant, "context" * (column.role == "context")]
-    return ", ".join(word for word in words if word)
-
-
 def _fail(error: Exception) -> int:
     text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     if "\n" in text and text.startswith("Usage:"):  # no arguments: the help, as it is
@@ -513,101 +457,6 @@ def _busy(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(what):
         yield
-
-
-def _print_json(record: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(_finite(record), allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities as null, which JSON has."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _print_rows(rows: Sequence[tuple[str, str, str]]) -> None:
-    """Name, value and remark in aligned columns."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table as Grid
-
-        grid = Grid.grid(padding=(0, 2))
-        for style in ("", "bold", "dim"):
-            grid.add_column(style=style)
-        for row in rows:
-            grid.add_row(*row)
-        Console(highlight=False, markup=False).print(grid)
-        return
-    names, values = (max(len(row[i]) for row in rows) for i in range(2))
-    for name, value, remark in rows:
-        sys.stdout.write(f"{name:<{names}}  {value:<{values}}  {remark}".rstrip() + "\n")
-
-
-def _fit_rows(fitted: "Fitted", n_columns: int) -> list[tuple[str, str, str]]:
-    figures, D = fitted.metrics, fitted.model.flow.data_dim
-    return [
-        ("columns", f"{n_columns:,}", "" if n_columns == D else f"{D:,} numbers enter the flow"),
-        ("latent dimension", str(figures["latent_dim"]), ""),
-        ("beta", f"{figures['beta']:.4g}", "weight of the squared reconstruction error"),
-        ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
-        *_held_out(figures["validation"]),
-        *_health(figures),
-    ]
-
-
-def _health(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The worst verdict, and the names of what is not ok."""
-    if not figures.get("health"):
-        return []
-    verdicts = figures["health"]["verdicts"]
-    names = [verdict["name"] for verdict in verdicts if verdict["status"] != "ok"]
-    return [("health", figures["health"]["status"], ", ".join(names) or f"{len(verdicts)} checks on held-out rows")]
-
-
-def _held_out(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    labels = {
-        "ambient_log_likelihood_linearised": ("held-out log density", ".2f", HIGHER),
-        "reconstruction_mse": ("held-out reconstruction", ".4g", "on standardised columns, lower is better"),
-    }
-    return [(label, format(figures[key], form), remark) for key, (label, form, remark) in labels.items()]
-
-
-def _evaluation(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    distance = "samples against rows, lower is better"
-    shown = {
-        "log density": (figures["ambient_log_likelihood"], HIGHER),
-        "  standard error": (
-            figures["ambient_standard_error"],
-            f"of the importance sampling of {figures['ambient_rows']:,} rows",
-        ),
-        "  linearised": (figures["ambient_log_likelihood_linearised"], "the fast form of it"),
-        "manifold log density": (figures["manifold_log_likelihood"], "comparable for equal latent dimension only"),
-        "reconstruction_mse": (figures["reconstruction_mse"], "on standardised columns, lower is better"),
-        "fid_like": (figures["fid_like"], distance),
-        "energy_distance": (figures["energy_distance"], distance),
-        "c2st_auc": (figures["c2st_auc"], "samples against rows, 0.5 is best, 1 is worst"),
-    }
-    return [
-        ("rows", f"{figures['n']:,}", ""),
-        ("dimensions", f"{figures['D']} -> {figures['d']} -> {figures['D']}", ""),
-        *((name, f"{value:.4f}", remark) for name, (value, remark) in shown.items()),
-        ("seconds", f"{figures['seconds']:.1f}", ""),
-    ]
-
-
-def _part(record: Mapping[str, Any]) -> str:
-    """A kind with its options, in one word and a few."""
-    options = ", ".join(f"{key} {value}" for key, value in record.items() if key != "kind")
-    return f"{record['kind']} ({options})" if options else str(record["kind"])
-
-
-def _indented(record: Mapping[str, Any]) -> str:
-    import yaml
-
-    return "".join(f"  {line}\n" for line in yaml.safe_dump(record, sort_keys=False).splitlines())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From a table to a finished model: prepare columns and rows, choose the latent dimension, train, refit the density."""
 
 import hashlib
+import inspect
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.flows import FreeFormFlow
 from isthmus.model import Model
-from isthmus.networks import start_at_principal_components
+from isthmus.networks import NETWORKS, start_at_principal_components
 from isthmus.objective import FreeForm
 from isthmus.recipe import Recipe
 from isthmus.refit import Refit, Rows, refit_density
@@ -32,6 +33,7 @@ __all__ = ["fit", "matrix", "rows_again"]
 _REFIT_ROWS = 50_000
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
+_FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256 learn the rows themselves
 _AS_THEY_ARE = {"heavy_tails": False, "dequantise": False, "drop": False}
 
 
@@ -77,6 +79,7 @@ def fit(
     c = None if table.c is None or context_columns is None else context_columns.standardise(table.c)
     data = _split(Rows(columns.standardise(table.x), c), table.w, columns, recipe)
     if flow is None:
+        recipe = _sized(recipe, len(data.train.x))
         flow, curve = _choose(recipe, data)
     else:
         flow, curve = _fitting(flow, data.train), ()
@@ -253,6 +256,15 @@ def _fitting(flow: Flow, rows: Rows) -> Flow:
             f"{flow.context_dim}; build it for these"
         )
     return flow
+
+
+def _sized(recipe: Recipe, n: int) -> Recipe:
+    """The recipe with narrower networks for few rows, where it leaves the width open."""
+    network = recipe.flow.network
+    takes_width = "width" in inspect.signature(NETWORKS[network.kind]).parameters
+    if n >= _FEW_ROWS or "width" in network.options or not takes_width:
+        return recipe
+    return recipe.update(flow={"network": {**network.model_dump(), "width": _NARROW}})
 
 
 def _choose(recipe: Recipe, data: Split) -> tuple[Flow, tuple[dict[str, float], ...]]:

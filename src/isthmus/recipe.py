@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from isthmus.errors import InputError
 from isthmus.flow import Flow
@@ -167,7 +176,7 @@ class TrainingRecipe(_Record):
     max_steps: Count | Auto = Field("auto", description="optimiser steps")
     max_time: float | None = Field(None, gt=0, description="seconds after which training stops")
     batch_size: Count | Auto = Field("auto", description="rows a step")
-    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate of the one-cycle schedule")
+    learning_rate: PositiveFloat | Auto = Field("auto", description="highest learning rate of the one-cycle schedule")
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of AdamW")
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     noise: NonNegativeFloat | Auto = Field(

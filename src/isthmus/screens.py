@@ -1,0 +1,197 @@
+"""What the command line shows: a model, a fit and an evaluation as lines of name, value and remark, or as JSON."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isthmus.errors import InputError
+
+if TYPE_CHECKING:
+    from isthmus.store import Fitted
+
+__all__ = ["description", "indented", "of_description", "of_evaluation", "of_fit", "print_json", "print_rows"]
+
+Line = tuple[str, str, str]
+
+HIGHER = "nats per row, higher is better"
+_FEW_COLUMNS = 12
+_FIGURES = ("beta", "beta_reason", "latent_dim_curve", "validation", "seconds", "steps")
+
+
+def description(folder: Path, fitted: "Fitted") -> dict[str, Any]:
+    """What `inspect` says of a model.
+
+    Args:
+        folder: the model's folder.
+        fitted: the model that was read from it.
+
+    Returns:
+        Plain values for JSON.
+
+    Raises:
+        InputError: the folder's figures are not those of a fit.
+    """
+    model, schema, config = fitted.model, fitted.schema, json.loads((folder / "config.json").read_text())
+    figures = {name: fitted.metrics.get(name) for name in _FIGURES}
+    if None in figures.values():
+        raise InputError(f"expected {', '.join(figures)} in {folder / 'metrics.json'}; got less; the model is damaged")
+    number = {f"c{i}": "number" for i in range(model.columns.mean.shape[0])}
+    return {
+        "model": str(folder),
+        "data_dim": model.flow.data_dim,
+        "latent_dim": model.flow.latent_dim,
+        "context_dim": model.flow.context_dim,
+        "custom": fitted.custom,
+        "latent": fitted.latent.model_dump(),
+        "noise": fitted.noise.model_dump(),
+        **figures,
+        "heavy_tailed": fitted.metrics.get("heavy_tailed", []),
+        "health": fitted.metrics.get("health"),
+        "columns": {c.name: _kind(c) for c in schema.columns} if schema else number,
+        "recipe": fitted.recipe.model_dump(mode="json"),
+        "versions": config["versions"],
+    }
+
+
+def _by_kind(kinds: Mapping[str, str]) -> list[Line]:
+    from isthmus.data.tables.wording import listed
+
+    groups: dict[str, list[str]] = {}
+    for name, kind in kinds.items():
+        groups.setdefault(kind, []).append(name)
+    return [(f"  {kind}", f"{len(names):,}", listed(names, _FEW_COLUMNS)) for kind, names in groups.items()]
+
+
+def _kind(column: Any) -> str:
+    words = [column.kind, "constant" * column.constant, "context" * (column.role == "context")]
+    return ", ".join(word for word in words if word)
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """One JSON object on standard output; what is not finite is null."""
+    sys.stdout.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null, which JSON has."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_rows(rows: Sequence[Line]) -> None:
+    """Name, value and remark in aligned columns."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table as Grid
+
+        grid = Grid.grid(padding=(0, 2))
+        for style in ("", "bold", "dim"):
+            grid.add_column(style=style)
+        for row in rows:
+            grid.add_row(*row)
+        Console(highlight=False, markup=False).print(grid)
+        return
+    names, values = (max(len(row[i]) for row in rows) for i in range(2))
+    for name, value, remark in rows:
+        sys.stdout.write(f"{name:<{names}}  {value:<{values}}  {remark}".rstrip() + "\n")
+
+
+def of_description(record: Mapping[str, Any]) -> list[Line]:
+    """What `inspect` shows of a model, from its `description`."""
+    context = f"given {record['context_dim']} context features" if record["context_dim"] else ""
+    others = dict(record["versions"])
+    own = others.pop("isthmus", "")
+    curved = record["heavy_tailed"]
+    return [
+        ("model", record["model"], "with modules of its own" if record["custom"] else ""),
+        ("dimensions", f"{record['data_dim']} -> {record['latent_dim']} -> {record['data_dim']}", context),
+        *([("latent dimension", str(record["latent_dim"]), _tried(record))] if record["latent_dim_curve"] else []),
+        ("latent density", _part(record["latent"]), ""),
+        ("noise", _part(record["noise"]), ""),
+        ("beta", f"{record['beta']:.4g}", record["beta_reason"]),
+        *_held_out(record["validation"]),
+        *_health(record),
+        ("columns", f"{len(record['columns']):,}", ""),
+        *_by_kind(record["columns"]),
+        *([("  heavy-tailed", f"{len(curved):,}", "prepared by a curve")] if curved else []),
+        ("written by", f"isthmus {own}", ", ".join(f"{name} {number}" for name, number in others.items())),
+    ]
+
+
+def _tried(figures: Mapping[str, Any]) -> str:
+    """Of which latent dimensions this one was chosen."""
+    tried = [str(record["latent_dim"]) for record in figures.get("latent_dim_curve") or []]
+    return f"the fewest that held-out rows ask for, of {', '.join(tried)}" if tried else "as given"
+
+
+def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
+    """What `fit` shows of a finished fit of a table with so many columns."""
+    figures, D = fitted.metrics, fitted.model.flow.data_dim
+    return [
+        ("columns", f"{n_columns:,}", "" if n_columns == D else f"{D:,} numbers enter the flow"),
+        ("latent dimension", str(figures["latent_dim"]), _tried(figures)),
+        ("beta", f"{figures['beta']:.4g}", figures["beta_reason"]),
+        ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
+        *_held_out(figures["validation"]),
+        *_health(figures),
+    ]
+
+
+def _health(figures: Mapping[str, Any]) -> list[Line]:
+    """The worst verdict, and the names of what is not ok."""
+    if not figures.get("health"):
+        return []
+    verdicts = figures["health"]["verdicts"]
+    names = [verdict["name"] for verdict in verdicts if verdict["status"] != "ok"]
+    return [("health", figures["health"]["status"], ", ".join(names) or f"{len(verdicts)} checks on held-out rows")]
+
+
+def _held_out(figures: Mapping[str, float]) -> list[Line]:
+    labels = {
+        "ambient_log_likelihood_linearised": ("held-out log density", ".2f", HIGHER),
+        "reconstruction_mse": ("held-out reconstruction", ".4g", "on standardised columns, lower is better"),
+    }
+    return [(label, format(figures[key], form), remark) for key, (label, form, remark) in labels.items()]
+
+
+def of_evaluation(figures: Mapping[str, Any]) -> list[Line]:
+    """What `evaluate` shows of its figures."""
+    distance = "samples against rows, lower is better"
+    shown = {
+        "log density": (figures["ambient_log_likelihood"], HIGHER),
+        "  standard error": (
+            figures["ambient_standard_error"],
+            f"of the importance sampling of {figures['ambient_rows']:,} rows",
+        ),
+        "  linearised": (figures["ambient_log_likelihood_linearised"], "the fast form of it"),
+        "manifold log density": (figures["manifold_log_likelihood"], "comparable for equal latent dimension only"),
+        "reconstruction_mse": (figures["reconstruction_mse"], "on standardised columns, lower is better"),
+        "fid_like": (figures["fid_like"], distance),
+        "energy_distance": (figures["energy_distance"], distance),
+        "c2st_auc": (figures["c2st_auc"], "samples against rows, 0.5 is best, 1 is worst"),
+    }
+    return [
+        ("rows", f"{figures['n']:,}", ""),
+        ("dimensions", f"{figures['D']} -> {figures['d']} -> {figures['D']}", ""),
+        *((name, f"{value:.4f}", remark) for name, (value, remark) in shown.items()),
+        ("seconds", f"{figures['seconds']:.1f}", ""),
+    ]
+
+
+def _part(record: Mapping[str, Any]) -> str:
+    """A kind with its options, in one word and a few."""
+    options = ", ".join(f"{key} {value}" for key, value in record.items() if key != "kind")
+    return f"{record['kind']} ({options})" if options else str(record["kind"])
+
+
+def indented(record: Mapping[str, Any]) -> str:
+    """A record as YAML, indented."""
+    import yaml
+
+    return "".join(f"  {line}\n" for line in yaml.safe_dump(record, sort_keys=False).splitlines())
