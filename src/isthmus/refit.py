@@ -31,7 +31,7 @@ from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
 from isthmus.recipe import DensityRecipe, Part
 
-__all__ = ["Refit", "Rows", "fit_flow", "fit_mixture", "gaussian_density", "refit_density", "refit_latent"]
+__all__ = ["Refit", "Rows", "fit_flow", "fit_mixture", "refit_density", "refit_latent"]
 
 _COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
 _ROWS_PER_COMPONENT = 4  # times d: fewer rows than that cannot carry a covariance
@@ -183,32 +183,6 @@ def fit_flow(
             optimizer.step()
             schedule.step()
     return lazy.to(z.dtype).requires_grad_(requires_grad=False)
-
-
-def gaussian_density(flow: Flow, train: Rows, held_out: Rows) -> Ambient:
-    """One Gaussian for the codes, and one covariance for the residuals: the cheapest refit, which tries nothing out.
-
-    Args:
-        flow: any flow; its latent is replaced in place.
-        train: rows that it was trained on.
-        held_out: other rows; their residuals set the sum of the variances.
-
-    Returns:
-        The ambient density.
-
-    Example:
-        >>> from isthmus.flows import FreeFormFlow
-        >>> from isthmus.networks import mlp_pair
-        >>> flow = FreeFormFlow(*mlp_pair(3, 1), data_dim=3, latent_dim=1).double()
-        >>> rows = Rows(torch.randn(50, 3).double())
-        >>> gaussian_density(flow, rows, rows).linearised(rows.x).shape
-        torch.Size([50])
-    """
-    trial = _Trial.of(flow, train, held_out)
-    part, lazy = next(iter(_latent_candidates(trial, DensityRecipe(latent="gaussian"), 0)))
-    kind = trial.noises(lazy, "auto")[-1]
-    candidate = trial.of_noise(part, lazy, kind, _SETTINGS[kind][0])
-    return Ambient(flow, candidate.noise)
 
 
 def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe, *, seed: int = 0) -> Refit:
