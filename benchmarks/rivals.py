@@ -29,6 +29,7 @@ Rival = tuple[LogDensity, dict[str, Any]]
 _MOST_COMPONENTS = 20
 _CHECKS = 20  # of the spline flow on the rows kept apart
 _ROWS = 1_000  # scored at once
+_LEAST_VARIANCE = 1e-6  # of the noise, as the Gaussian mixture has it: exact constraints between columns leave none
 
 
 def ppca(split: Split, seed: int) -> Rival:
@@ -40,7 +41,11 @@ def ppca(split: Split, seed: int) -> Rival:
     def fitted(d: int, rows: Matrix) -> PCA:
         return PCA(d, svd_solver="full", random_state=seed).fit(rows)
 
-    found = {d: float(fitted(d, x[split.tenth :]).score(chosen_by)) for d in sizes}
+    def held_out(d: int) -> float:
+        model = fitted(d, x[split.tenth :])
+        return float(model.score(chosen_by)) if model.noise_variance_ > _LEAST_VARIANCE else -math.inf
+
+    found = {d: held_out(d) for d in sizes}
     d = max((d for d in found if math.isfinite(found[d])), key=lambda d: found[d])
     skipped = [d for d in found if not math.isfinite(found[d])]
     parameters = D + 1 + D * d - d * (d - 1) // 2

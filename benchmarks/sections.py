@@ -82,7 +82,7 @@ def fitted_record(x: Matrix | Tensor, recipe: Recipe) -> tuple[Fitted, Record]:
         "status": health["status"],
         "failing": flagged["fail"],
         "warning": flagged["warn"],
-        "latent_dim_curve": metrics.get("latent_dim_curve") is not None,
+        "latent_dim_curve": metrics["latent_dim_curve"],
         "parameters": sum(parameter.numel() for parameter in fitted.model.parameters()),
     }
 

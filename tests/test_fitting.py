@@ -215,7 +215,7 @@ for encoder in (nn.Linear(3, 1), Graphless(3, 1), Custom(3, 1)):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         settings = TrainingRecipe(max_steps=20, patience=20, compile=True)
-        history = train(flow, FreeForm(10.0, "encoder"), rows, rows, settings=settings)
+        history = train(flow, FreeForm(10.0), rows, rows, settings=settings)
     out.append([history.steps, sum("torch.compile is off" in str(w.message) for w in caught)])
 print(json.dumps(out))
 """

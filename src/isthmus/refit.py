@@ -254,9 +254,9 @@ class _Trial:
     def noises(self, lazy: LazyDistribution, choice: str) -> list[str]:
         """The kinds of noise that are allowed and can stand beside a latent density."""
         D, gaussians = self.residuals.shape[1], gaussian_components(self._base(lazy)) is not None
-        possible = ["isotropic", *(["low_rank"] * (gaussians and D > 1))]
+        possible = ["isotropic", *(["low_rank"] * (gaussians and _SETTINGS["low_rank"][0]["rank"] < D))]
         possible += ["component"] * (gaussians and D <= _LARGEST_COVARIANCE)
-        return [kind for kind in possible if choice in ("auto", kind)] or possible[:1]
+        return [kind for kind in possible if choice in ("auto", kind)] or possible[-1:]
 
     def of_latent(self, latent: Part, lazy: LazyDistribution, choice: DensityRecipe) -> list[_Candidate]:
         """Every kind of noise beside a latent density, each with the numbers to begin with."""
@@ -275,7 +275,7 @@ class _Trial:
         best = candidate
         for name, values in _SETTINGS[candidate.part.kind][1].items():
             for value in values:
-                if value != best.settings[name] and (name != "rank" or value <= self.residuals.shape[1]):
+                if value != best.settings[name] and (name != "rank" or value < self.residuals.shape[1]):
                     settings = {**best.settings, name: value}
                     found = self.of_noise(candidate.latent, candidate.lazy, candidate.part.kind, settings)
                     yield found

@@ -53,6 +53,7 @@ _LARGEST_BETA = 1e4
 _FEW_ROWS = 3_000  # with fewer, half the learning rate generalises better (digits, breast cancer; above it penbased)
 _LEAST_IMPROVEMENT = 1e-3  # nats per row; less is no reason to go on
 _ONE_THREAD_PARAMETERS = 2_000_000
+_COMPARED_WEIGHT = 1e3  # of the likelihood, lest a large beta hide an error of it
 _COMPILED_TOLERANCE = 1e-3  # relative difference of a compiled gradient; rounding alone gives about 1e-6
 _CORRECTED_ROWS, _CORRECTION_POINTS = 200, 32  # by which the held-out linearised density is corrected
 _BAD_STEPS = 3  # in a row, before the last good weights are taken up again with half the learning rate
@@ -266,7 +267,7 @@ class _Trainee(lightning.LightningModule):
         gradients = []
         for step in (self._step, self.compiled or self._step):
             with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-                total = step(x, c, torch.ones_like(weight)).mean()
+                total = step(x, c, torch.full_like(weight, _COMPARED_WEIGHT)).mean()
             found = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
             gradients.append(torch.cat([g.flatten() for g in found]))
         eager, compiled = gradients
