@@ -49,7 +49,7 @@ from isthmus.store import append_row
 __all__ = ["History", "Split", "Spread", "single_thread", "train"]
 
 _VALIDATION_ROWS = 1_000
-_LARGEST_BETA = 1e4
+_LARGEST_BETA = 1e8
 _FEW_ROWS = 3_000  # with fewer, half the learning rate generalises better (digits, breast cancer; above it penbased)
 _LEAST_IMPROVEMENT = 1e-3  # nats per row; less is no reason to go on
 _ONE_THREAD_PARAMETERS = 2_000_000
