@@ -13,7 +13,7 @@ __all__ = ["plain", "summary", "text"]
 Results = Mapping[Key, Record]
 
 BEATEN = ("ppca", *AUTOENCODERS)
-_SHORT = {"autoencoder_gaussian": "ae gaussian", "autoencoder_mixture": "ae mixture"}
+_SHORT = {"encoder_surrogate": "encoder", "autoencoder_gaussian": "ae gaussian", "autoencoder_mixture": "ae mixture"}
 
 
 # -- summary -----------------------------------------------------------------------------------------------------------
