@@ -12,7 +12,7 @@ __all__ = ["plain", "summary", "text"]
 
 Results = Mapping[Key, Record]
 
-BEATEN = ("ppca", *AUTOENCODERS)
+BEATEN = ("ppca", "autoencoder_mixture")  # one component, a Gaussian, is among the mixtures that it chooses from
 _SHORT = {"encoder_surrogate": "encoder", "autoencoder_gaussian": "ae gaussian", "autoencoder_mixture": "ae mixture"}
 
 

@@ -151,7 +151,7 @@ def test_linear_networks_find_the_principal_components(variances, beta):
     white = torch.linalg.qr(torch.randn(64, D).double()).Q * 8
     x = white * torch.tensor(variances).sqrt()
     f, g = (nn.Linear(*sizes, bias=False).double() for sizes in ((D, d), (d, D)))
-    descend(FreeFormFlow(f, g, D, d), FreeForm(beta, K=d), lambda: (x,), 2000, 0.5, anneal=True)
+    descend(FreeFormFlow(f, g, D, d), FreeForm(beta, "encoder", K=d), lambda: (x,), 2000, 0.5, anneal=True)
     top = torch.tensor(variances).topk(d).indices.sort().values
     scales = torch.tensor(variances, dtype=torch.float64)[top].sqrt()
     expected = torch.zeros(D, D).double()
