@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.sections import AUTOENCODERS, METHODS, Key, Record
+from benchmarks.sections import METHODS, Key, Record
 from benchmarks.sets import SETS
 
 __all__ = ["plain", "summary", "text"]
