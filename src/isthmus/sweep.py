@@ -63,7 +63,7 @@ def sweep_latent_dim(build: Callable[[int], Flow], recipe: Recipe, data: Split) 
         >>> from isthmus.flows import FreeFormFlow
         >>> from isthmus.networks import skip_pair
         >>> from isthmus.refit import Rows
-        >>> x = torch.randn(120, 4) * torch.tensor([1.0, 1.0, 0.02, 0.02])
+        >>> x = (torch.randn(120, 4) * torch.tensor([1.0, 1.0, 0.02, 0.02])).double()
         >>> build = lambda d: FreeFormFlow(*skip_pair(4, d, width=8), 4, d)
         >>> sweep = sweep_latent_dim(build, Recipe.parse("training: {max_steps: 20}"), Split(Rows(x), Rows(x), Rows(x)))
         >>> sweep.chosen in [record["latent_dim"] for record in sweep.curve]
