@@ -1,5 +1,7 @@
 """From a table to a model: determinism, weights, integers, constants, refusals; training itself."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -243,3 +245,45 @@ def test_default_recipe_finds_the_noise_floor_of_the_sine():
         error = float((x - model.reconstruct(x)).square().sum(1).mean())
         assert 0.85 * noise**2 < error < 1.15 * noise**2
         assert float(model.log_prob(x, density="ambient").mean()) > float(data.log_prob(x).mean()) - 0.15
+
+
+def test_auto_gives_the_fit_of_the_latent_dimension_that_it_chooses():
+    x = table(150, 4)
+    auto = fit(x, recipe=Recipe.parse("training: {max_steps: 40}"))
+    tried = [record["latent_dim"] for record in auto.metrics["latent_dim_curve"]]
+    d = auto.model.flow.latent_dim
+    assert d in tried
+    assert len(tried) > 1
+    given = fit(x, recipe=Recipe.parse(f"{{flow: {{latent_dim: {d}}}, training: {{max_steps: 40}}}}"))
+    assert given.metrics["latent_dim_curve"] == []
+    for one, other in zip(auto.model.parameters(), given.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("objective", "steps", "reason"),
+    [
+        ("{kind: freeform}", 200, r"1/\(2 sigma\^2\), sigma = "),
+        ("{kind: freeform}", 1, "where auto begins|1/"),
+        ("{kind: freeform, beta: 3}", 20, "as given"),
+        ("{kind: reconstruction}", 20, "of no effect"),
+    ],
+)
+def test_beta_comes_with_its_reason(objective, steps, reason):
+    recipe = Recipe.parse(f"{{flow: {{latent_dim: 1}}, objective: {objective}, training: {{max_steps: {steps}}}}}")
+    metrics = fit(table(80, 3), recipe=recipe).metrics
+    assert re.match(reason, metrics["beta_reason"])
+    if metrics["beta_reason"].startswith("1/"):
+        sigma = float(re.search(r"sigma = (\S+)", metrics["beta_reason"])[1])
+        assert metrics["beta"] == pytest.approx(0.5 / sigma**2, rel=2e-2)
+    if "reconstruction" in objective:
+        assert "beta" not in [verdict["name"] for verdict in metrics["health"]["verdicts"]]
+
+
+@pytest.mark.parametrize(("n", "warned"), [(12, True), (60, False)])
+def test_rows_that_were_trained_on_are_no_judges(n, warned):
+    health = fit(table(n, 3), recipe=Recipe.parse("{flow: {latent_dim: 1}, training: {max_steps: 10}}")).metrics[
+        "health"
+    ]
+    assert ("rows" in [verdict["name"] for verdict in health["verdicts"]]) == warned
+    assert health["status"] != "ok" or not warned

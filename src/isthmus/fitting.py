@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,13 @@ from torch import Tensor
 
 from isthmus.ambient import Ambient
 from isthmus.columns import Columns
-from isthmus.diagnostics import Health, examine, steadiness
+from isthmus.diagnostics import Health, Verdict, examine, steadiness
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.flows import FreeFormFlow
 from isthmus.model import Model
 from isthmus.networks import NETWORKS, start_at_principal_components
-from isthmus.objective import FreeForm
+from isthmus.objective import FreeForm, Reconstruction
 from isthmus.recipe import Recipe
 from isthmus.refit import Refit, Rows, refit_density
 from isthmus.store import Fitted
@@ -231,7 +232,7 @@ def _split(rows: Rows, w: Tensor | None, columns: Columns, recipe: Recipe) -> Sp
     judging = _spread(_drawn(rows[held_out], None if w is None else w[held_out], seed), columns, seed)
     drawn = _spread(_drawn(rows[train], weights, seed).thinned(_REFIT_ROWS), columns, seed + 1)
     spread = columns.spread if bool(columns.integer.any()) else None
-    return Split(rows[train], judging, drawn, weights, spread)
+    return Split(rows[train], judging, drawn, weights, spread, apart=most > 0)
 
 
 def _drawn(rows: Rows, w: Tensor | None, seed: int) -> Rows:
@@ -296,9 +297,11 @@ def _health(ambient: Ambient, data: Split, history: History, recipe: Recipe) -> 
     """The verdicts on the training and on what came of it."""
     objective = recipe.build_objective()
     surrogate = objective.surrogate if isinstance(objective, FreeForm) else None
-    beta = _kept(history)["beta"]
+    beta = None if isinstance(objective, Reconstruction) else _kept(history)["beta"]
     found = examine(ambient, data.drawn, data.held_out, beta=beta, surrogate=surrogate, seed=recipe.seed)
-    return Health((steadiness(history.steps, history.skipped, history.retreats), *found.verdicts))
+    n, sentence = len(data.train.x), "every row was trained on, so that none could judge; give at least 20"
+    few = () if data.apart else (Verdict("rows", "warn", n, _FEWEST_ROWS_TO_SPLIT, sentence),)
+    return Health((steadiness(history.steps, history.skipped, history.retreats), *few, *found.verdicts))
 
 
 def _kept(history: History) -> dict[str, float | int]:
@@ -307,9 +310,14 @@ def _kept(history: History) -> dict[str, float | int]:
 
 
 def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str:
-    if not recipe.build_objective().beta_follows:
+    objective = recipe.build_objective()
+    if isinstance(objective, Reconstruction):
+        return "of no effect: reconstruction alone is trained"
+    if not objective.beta_follows:
         return "as given"
-    before = [row for row in history.rows if row["step"] < max(1, history.best_step)]
+    before = [row for row in history.rows if row["step"] < history.best_step and math.isfinite(row["reconstruction"])]
+    if not before:
+        return "where auto begins: no later weights were better on held-out rows"
     row = min(before, key=lambda row: row["reconstruction"])
     sigma = (row["reconstruction"] / max(1, flow.data_dim - flow.latent_dim)) ** 0.5
     return f"1/(2 sigma^2), sigma = {sigma:.3g} the smallest held-out residual per direction, at step {row['step']:,}"

@@ -174,7 +174,9 @@ class TrainingRecipe(_Record):
     """How it is trained. `auto` values follow from the number of rows and columns, see `isthmus.training`."""
 
     max_steps: Count | Auto = Field("auto", description="optimiser steps")
-    max_time: float | None = Field(None, gt=0, description="seconds after which training stops")
+    max_time: float | None = Field(
+        None, gt=0, description="seconds after which training stops; a twelfth for each latent_dim tried"
+    )
     batch_size: Count | Auto = Field("auto", description="rows a step")
     learning_rate: PositiveFloat | Auto = Field("auto", description="highest learning rate of the one-cycle schedule")
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of AdamW")

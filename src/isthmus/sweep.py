@@ -53,7 +53,7 @@ def sweep_latent_dim(build: Callable[[int], Flow], recipe: Recipe, data: Split) 
 
     Args:
         build: the untrained flow of a latent dimension.
-        recipe: the run's recipe; its objective, training, density and seed are used.
+        recipe: the run's recipe; its objective, training and seed are used.
         data: the rows; at most 4,000 are used in the refit, and 500 decide.
 
     Returns:

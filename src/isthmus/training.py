@@ -83,6 +83,7 @@ class Split:
         drawn: the training rows as single draws, for what knows no weights: drawn by weight, integer columns spread.
         weights: one weight a training row, (n,), mean 1, or None.
         spread: how training spreads integer columns, see `train`.
+        apart: whether held-out rows are other rows than those trained on.
     """
 
     train: Rows
@@ -90,6 +91,7 @@ class Split:
     drawn: Rows
     weights: Float[Tensor, " n"] | None = None
     spread: Spread | None = None
+    apart: bool = True
 
 
 @dataclass

@@ -272,6 +272,7 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
         ("Conditioned on", f"{flow.context_dim} context features" if flow.context_dim else ""),
         ("Noise off the surface", _noise(mse, D, d) if mse is not None else ""),
         ("Directions above the noise", f"{evidence.spectrum.above_noise:.3g} of {d}"),
+        ("beta", f"{number(metrics['beta'])}: {metrics['beta_reason']}" if "beta_reason" in metrics else ""),
         ("Latent density", _part(fitted.latent.model_dump())),
         ("Noise model", _part(fitted.noise.model_dump())),
         ("Training", f"{metrics['steps']:,} steps in {metrics['seconds']:.0f} s" if "steps" in metrics else ""),
