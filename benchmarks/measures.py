@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -38,9 +39,12 @@ def _dataset(name: str, options: tuple[tuple[str, Any], ...]) -> Dataset:
 
 
 def dataset(spec: Spec) -> Dataset:
-    """The data of `{name: ..., **options}`; the last one is kept."""
+    """The data of `{name: ..., **options}`, the last one kept; at most `train_rows` and `test_rows` of their rows."""
     options = dict(spec)
-    return _dataset(options.pop("name"), tuple(sorted(options.items())))
+    name, train_rows, test_rows = (options.pop(key, None) for key in ("name", "train_rows", "test_rows"))
+    data = _dataset(name, tuple(sorted(options.items())))
+    train, test = _thinned(data.train, train_rows or len(data.train)), _thinned(data.test, test_rows or len(data.test))
+    return replace(data, train=train, test=test)
 
 
 def fitted(spec: Spec, seed: int) -> tuple[Dataset, Fitted]:
