@@ -35,7 +35,15 @@ PUBLIC: dict[str, tuple[str, str]] = {
 
 _BESIDE_CHECKOUT = (Path(__file__).parent / "../../../../shared/data").resolve()
 _BLOCK = 1 << 16  # bytes; of a connection that breaks off, at most so many are lost
-_DAMAGE = (ValueError, EOFError, TypeError, AttributeError, LookupError)
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 def data_folder() -> Path:
@@ -107,7 +115,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (*_DAMAGE, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except _DAMAGE as error:
         raise InputError(f"expected {what} in {path}; got {error}; put the original there") from error
 
 
