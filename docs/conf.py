@@ -7,6 +7,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # what stands beside this file, and the benchmarks
 
 import reference  # noqa: E402
+import tutorials  # noqa: E402
 from docstrings import restructured  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 from sphinx.ext.autodoc import Options  # noqa: E402
@@ -16,7 +17,7 @@ author = copyright = "The isthmus developers"  # noqa: A001
 version = release = "0.1.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery", "mathml"]
-exclude_patterns = ["start", "extending"]  # scripts, from which the gallery writes the pages in auto/
+exclude_patterns = [*tutorials.FOLDERS, "auto/scripts"]  # of which the gallery makes the pages in auto/
 nitpicky = True  # a link that leads nowhere is an error; what annotations name may be described elsewhere
 nitpick_ignore_regex = [("py:class", ".*")]
 smartquotes = False
@@ -35,12 +36,12 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 
 sphinx_gallery_conf = {
-    "examples_dirs": ["start", "extending"],
-    "gallery_dirs": ["auto/start", "auto/extending"],
+    "examples_dirs": [f"auto/scripts/{name}" for name in tutorials.FOLDERS],
+    "gallery_dirs": [f"auto/{name}" for name in tutorials.FOLDERS],
     "filename_pattern": r"\.py$",
     "copyfile_regex": r"index\.rst",
     "within_subsection_order": "FileNameSortKey",
-    "reset_modules": ("matplotlib", "fresh.start"),
+    "reset_modules": ("matplotlib", "tutorials.reset"),
     "abort_on_example_error": True,
     "download_all_examples": False,
     "write_computation_times": False,
@@ -52,6 +53,7 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "isthmus"
 html_static_path = ["_static"]
+html_extra_path = [f"auto/scripts/{tutorials.REPORT}"]
 html_css_files = ["isthmus.css"]
 html_show_sourcelink = False
 html_theme_options = {
@@ -69,12 +71,13 @@ html_theme_options = {
 html_sidebars = {"**": ["sidebar-nav-bs"], "index": []}
 
 linkcheck_timeout = 20
-linkcheck_ignore = [r"https://arxiv\.org/.*"]  # refuses programs
+linkcheck_ignore = [r"\.\./.*"]
 
 
 def setup(app: Sphinx) -> None:
-    """Write the pages of the reference, and read docstrings as they are written."""
+    """Write what is written by programs, and read docstrings as they are written."""
     reference.write(HERE / "auto" / "reference")
+    tutorials.copy(HERE, HERE / "auto" / "scripts")
     names = reference.names()
 
     def process(_: Sphinx, what: str, name: str, obj: object, options: Options, lines: list[str]) -> None:
