@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: `make docs`. Nothing on them is loaded from elsewhere, so they open without a network."""
+"""How Sphinx builds these pages: `make docs`. Nothing is loaded from elsewhere, so they open without a network."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from sphinx.application import Sphinx  # noqa: E402
 from sphinx.ext.autodoc import Options  # noqa: E402
 
 project = "isthmus"
-author = copyright = "The isthmus developers"  # noqa: A001
+author = copyright = "The isthmus developers"
 version = release = "0.1.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery", "mathml"]

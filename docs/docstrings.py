@@ -1,7 +1,7 @@
-"""Docstrings are plain text with the marks of Markdown; autodoc reads reStructuredText. This turns the one into the other.
+"""Docstrings are plain text with the marks of Markdown; autodoc reads reStructuredText: the one turned into the other.
 
-What is changed, before napoleon reads the sections (`Args:` and so on): code between single backticks becomes code, or a
-link if it is a public name; indented formulas and tables of Markdown become what they are; characters that mean
+What is changed, before napoleon reads the sections (`Args:` and so on): code between single backticks becomes code, or
+a link if it is a public name; indented formulas and tables of Markdown become what they are; characters that mean
 something else in reStructuredText are escaped.
 """
 

@@ -3,6 +3,7 @@
 from docutils import nodes
 from math_core import LatexToMathML
 from sphinx.application import Sphinx
+from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
 
 __all__ = ["setup"]
@@ -36,5 +37,7 @@ def _inline(self: HTML5Translator, node: nodes.math) -> None:
 
 
 def _block(self: HTML5Translator, node: nodes.math_block) -> None:
-    self.body.append(self.starttag(node, "div", CLASS="math") + mathml(node.astext(), block=True) + "</div>\n")
+    number = f'<span class="eqno">({get_node_equation_number(self, node)})</span>' if node["number"] else ""
+    tag = self.starttag(node, "div", CLASS="math")
+    self.body.append(f"{tag}{number}{mathml(node.astext(), block=True)}</div>\n")
     raise nodes.SkipNode

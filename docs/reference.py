@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from docstrings import restructured
 
 import isthmus
+from isthmus.report.citations import BIBTEX
 
 __all__ = ["modules", "names", "write"]
 
@@ -27,6 +29,7 @@ def modules() -> list[str]:
     return sorted(f"isthmus.{found.name}" for found in pkgutil.iter_modules(isthmus.__path__) if found.name[0] != "_")
 
 
+@cache
 def names() -> dict[str, str]:
     """What a docstring may write between backticks -> the full name: modules, and capitalised public names.
 
@@ -46,7 +49,7 @@ def names() -> dict[str, str]:
 
 
 def write(folder: Path) -> None:
-    """Write the pages; one that is as it should be is left alone, so that Sphinx does not build it again.
+    """Write the pages, and the publications; a page that is as it should be is left alone and not built again.
 
     Args:
         folder: where to.
@@ -57,6 +60,7 @@ def write(folder: Path) -> None:
         file = folder / f"{name}.rst"
         if not file.exists() or file.read_text() != page:
             file.write_text(page)
+    (folder / "methods.bib").write_text("\n\n".join(BIBTEX.values()) + "\n")
     for file in set(folder.glob("*.rst")) - {folder / f"{name}.rst" for name in pages}:
         file.unlink()
 
@@ -88,7 +92,7 @@ def _index() -> str:
     return "\n".join(
         [
             *_title("API reference", "="),
-            "Everything here comes from the docstrings; every example in them is run by the tests. Densities are in nats.",
+            "Everything here comes from the docstrings; the tests run every example in them. Densities are in nats.",
             "",
             "What ``import isthmus`` gives",
             "-----------------------------",

@@ -1,4 +1,4 @@
-"""The tutorials: scripts that the gallery runs and turns into pages, each from the same start and in a folder to write to."""
+"""The tutorials: scripts that the gallery runs and makes pages of, each from one start, in a folder to write to."""
 
 import shutil
 from pathlib import Path

@@ -35,8 +35,8 @@ print(data.train.shape, data.validation.shape, data.test.shape, data.columns[:3]
 print(torch.equal(wine(seed=1).test, data.test), torch.equal(wine(seed=2).test, data.test))
 
 # %%
-# Where the law of the rows is known, ``log_prob`` states it, and a model can be held against the truth. Rows near the unit
-# circle, whose density in the plane is known but for a Bessel function:
+# Where the law of the rows is known, ``log_prob`` states it, and a model can be held against the truth. Rows near the
+# unit circle, whose density in the plane is known but for a Bessel function:
 
 import math
 
@@ -69,7 +69,8 @@ def ring(*, n_train: int = 1000, n_test: int = 500, noise: float = 0.1, seed: in
 DATASETS["ring"] = ring
 
 # %%
-# How far is a fit from the truth? (One chart of a line cannot close a circle: it is cut somewhere, and the verdict knows.)
+# How far is a fit from the truth? (One chart of a line cannot close a circle: it is cut somewhere, and the verdict
+# knows.)
 
 from isthmus import Recipe, fit
 

@@ -50,9 +50,9 @@ class OrthogonalFlow(Flow):
 
 
 # %%
-# A line in ``FLOWS``, and recipes know it by name. (In the library the line stands in ``flows/__init__.py``, and the tests
-# of every flow run on the new one: that its parts have the right shapes and precision, and that ``volume`` is what automatic
-# differentiation finds.)
+# A line in ``FLOWS``, and recipes know it by name. (In the library the line stands in ``flows/__init__.py``, and the
+# tests of every flow run on the new one: that its parts have the right shapes and precision, and that ``volume`` is
+# what automatic differentiation finds.)
 
 from isthmus.flows import FLOWS
 

@@ -2,8 +2,8 @@
 A latent density
 ================
 
-A latent density is a lazy distribution of `zuko <https://zuko.readthedocs.io>`_: a module that, called with a context or
-None, returns a distribution over vectors of length d. Here independent Laplace densities, which have sharper peaks and
+A latent density is a lazy distribution of `zuko <https://zuko.readthedocs.io>`_: a module that, called with a context
+or None, returns a distribution over vectors of length d. Here independent Laplace densities, which have sharper peaks and
 heavier tails than the normal.
 """
 
@@ -35,7 +35,8 @@ def laplace(dim: int, context_dim: int = 0, *, scale: Annotated[float, Gt(0)] = 
 LATENTS["laplace"] = laplace
 
 # %%
-# A recipe asks for it; ``density: {latent: as trained}`` keeps it after training, where by default mixtures are tried too.
+# A recipe asks for it; ``density: {latent: as trained}`` keeps it after training, where by default mixtures are tried
+# too.
 
 from sklearn.datasets import load_wine
 

@@ -3,8 +3,8 @@ A table
 =======
 
 Measurements of cell nuclei in breast tissue, 30 numbers for each of 569 tumours (Wolberg, Street and Mangasarian 1995;
-they come with scikit-learn). 357 of the tumours are benign. The question: knowing benign ones alone, which of the others
-look different?
+they come with scikit-learn). 357 of the tumours are benign. The question: knowing benign ones alone, which of the
+others look different?
 
 The same is done three times: on the command line, in Python, and as a scikit-learn estimator.
 """
@@ -45,8 +45,8 @@ isthmus("fit benign.csv -o model --latent-dim 6 --set training.max_steps=600")
 # checks on rows that training did not see; :doc:`report` says what they mean. The folder also holds ``report.html``,
 # which draws them.
 #
-# Any table with the same columns can now be scored. ``log_density`` is in nats and in the units of the table; the lower,
-# the less a row is like those that were learned.
+# Any table with the same columns can now be scored. ``log_density`` is in nats and in the units of the table; the
+# lower, the less a row is like those that were learned.
 
 isthmus("score model new.csv -o scores.csv")
 
@@ -100,7 +100,9 @@ isthmus("sample given -n 200 --given diagnosis=benign -o made_up_benign.csv")
 
 columns = ["mean radius", "mean texture", "mean concavity", "worst area"]
 made_up = pd.concat([pd.read_csv(f"made_up_{kind}.csv") for kind in ("benign", "malignant")])
-pd.concat([diagnosed.assign(rows="measured"), made_up.assign(rows="made up")]).groupby(["diagnosis", "rows"])[columns].median()
+pd.concat([diagnosed.assign(rows="measured"), made_up.assign(rows="made up")]).groupby(["diagnosis", "rows"])[
+    columns
+].median()
 
 # %%
 # In Python
