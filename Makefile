@@ -2,7 +2,7 @@
 # make test    set up, then lint, types and all tests
 # make check   lint and types only
 # make docs    set up, then build the documentation: every tutorial is executed, a warning is an error
-# make linkcheck   the same without the tutorials, to try every link to elsewhere; needs a network
+# make linkcheck   the same, then try every link to elsewhere; needs a network
 # make clean   remove what the above made, but for .venv
 
 PYTHON ?= python3
@@ -34,8 +34,8 @@ docs: $(VENV)/.installed-docs
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q docs build/docs
 	@echo "the documentation is build/docs/index.html"
 
-linkcheck: $(VENV)/.installed-docs
-	$(BIN)/sphinx-build -W --keep-going -q -b linkcheck -D plot_gallery=0 docs build/linkcheck
+linkcheck: docs
+	$(BIN)/sphinx-build --keep-going -q -b linkcheck docs build/linkcheck
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("isthmus needs Python 3.11 or later: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
@@ -54,4 +54,4 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 
 clean:
 	rm -rf build docs/auto .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find src tests examples -name __pycache__ -prune -exec rm -rf {} +
+	find src tests examples docs benchmarks -name __pycache__ -prune -exec rm -rf {} +

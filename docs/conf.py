@@ -1,5 +1,6 @@
 """How Sphinx builds these pages: `make docs`. Nothing is loaded from elsewhere, so they open without a network."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def setup(app: Sphinx) -> None:
         lines[:] = restructured(lines, names)
 
     def skip(_: Sphinx, what: str, name: str, obj: object, skipped: bool, options: Options) -> bool | None:  # noqa: FBT001
-        return True if type(obj).__name__ == "_tuplegetter" else None
+        made = type(obj).__name__ == "_tuplegetter" or re.fullmatch(r"set_\w+_request|model_config", name)
+        return True if made else None
 
     app.connect("autodoc-process-docstring", process, priority=100)  # napoleon's is 500
     app.connect("autodoc-skip-member", skip)

@@ -12,15 +12,17 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from docstrings import restructured
 
 import isthmus
+from isthmus.recipe import Recipe
 from isthmus.report.citations import BIBTEX
 
 __all__ = ["modules", "names", "write"]
 
+_FOREIGN = "BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, object"
 _WIDTH = 100  # of a value in a table
 
 
@@ -132,10 +134,41 @@ def _page(module: str) -> str:
         loaded = importlib.import_module(home)
         data = [name for name in public if not _documented(getattr(loaded, name))]
         members = ", ".join(name for name in public if name not in data)
-        parts += [f".. automodule:: {home}", *([f"   :members: {members}"] * bool(members)), ""]
+        parts += [f".. automodule:: {home}", *([f"   :members: {members}"] * bool(members))]
+        parts += [f"   :inherited-members: {_FOREIGN}"] * (home == "isthmus.estimator") + [""]
         for name in data:
             parts += _data(home, name, getattr(loaded, name))
+    if module == "isthmus.recipe":
+        parts += _keys()
     return "\n".join(parts)
+
+
+def _keys() -> list[str]:
+    """Every key of a recipe: its default, what it may be, what it means."""
+    lines = [*_title("Keys of a recipe", "-"), "Beside a ``kind`` stand the options of what it names.", ""]
+    for section, field in Recipe.model_fields.items():
+        keys = getattr(field.annotation, "model_fields", {"": field})
+        rows = []
+        for key, entry in keys.items():
+            default = getattr(entry.default, "kind", entry.default)
+            text = f"`{default}`; {_allowed(entry.annotation)}" + (
+                f". {entry.description}" if entry.description else ""
+            )
+            rows.append((f"``{section}.{key}``".replace(".``", "``"), text))
+        lines += _table(rows)
+    return lines
+
+
+def _allowed(annotation: Any) -> str:
+    """What a key may be, in words."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{value}`" for value in inner)
+    if get_origin(annotation) is Annotated:
+        return _allowed(inner[0])
+    if inner:
+        return " or ".join(_allowed(part) for part in inner)
+    return {"str": "a name", "NoneType": "none"}.get(annotation.__name__, annotation.__name__).replace("Part", "")
 
 
 def _documented(entry: Any) -> bool:
