@@ -84,7 +84,9 @@ def setup(app: Sphinx) -> None:
         lines[:] = restructured(lines, names)
 
     def skip(_: Sphinx, what: str, name: str, obj: object, skipped: bool, options: Options) -> bool | None:  # noqa: FBT001
-        made = type(obj).__name__ == "_tuplegetter" or re.fullmatch(r"set_\w+_request|model_config", name)
+        made = type(obj).__name__ == "_tuplegetter" or re.fullmatch(
+            r"set_\w+_request|set_output|get_metadata_routing|model_config", name
+        )
         return True if made else None
 
     app.connect("autodoc-process-docstring", process, priority=100)  # napoleon's is 500

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from docstrings import restructured
 
 import isthmus
-from isthmus.recipe import Recipe
+from isthmus.recipe import Part, Recipe
 from isthmus.report.citations import BIBTEX
 
 __all__ = ["modules", "names", "write"]
@@ -151,9 +151,8 @@ def _keys() -> list[str]:
         rows = []
         for key, entry in keys.items():
             default = getattr(entry.default, "kind", entry.default)
-            text = f"`{default}`; {_allowed(entry.annotation)}" + (
-                f". {entry.description}" if entry.description else ""
-            )
+            meaning = f"; {entry.description}" if entry.description else ""
+            text = f"{_allowed(entry.annotation)}, by default `{default}`{meaning}"
             rows.append((f"``{section}.{key}``".replace(".``", "``"), text))
         lines += _table(rows)
     return lines
@@ -168,7 +167,9 @@ def _allowed(annotation: Any) -> str:
         return _allowed(inner[0])
     if inner:
         return " or ".join(_allowed(part) for part in inner)
-    return {"str": "a name", "NoneType": "none"}.get(annotation.__name__, annotation.__name__).replace("Part", "")
+    if inspect.isclass(annotation) and issubclass(annotation, Part):
+        return "a kind with its options"
+    return {"str": "a name", "NoneType": "none"}.get(annotation.__name__, annotation.__name__)
 
 
 def _documented(entry: Any) -> bool:
