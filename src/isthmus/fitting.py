@@ -32,6 +32,7 @@ from isthmus.training import History, Split, single_thread, train
 __all__ = ["fit", "matrix", "rows_again"]
 
 _REFIT_ROWS = 50_000
+_FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
 _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256 learn the rows themselves
@@ -328,7 +329,7 @@ def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str:
 
 
 def _figures(model: Model, history: History, refit: Refit, held_out: Rows) -> dict[str, Any]:
-    best = _kept(history)
+    best, held_out = _kept(history), held_out.thinned(_FIGURE_ROWS)
     x = model.columns.restore(held_out.x)
     c = None if held_out.c is None or model.context_columns is None else model.context_columns.restore(held_out.c)
     return {
