@@ -148,13 +148,14 @@ def _rung(d: int, most: int, *, up: bool) -> int:
     return min(most, max(d + 1, round(_RATIO * d))) if up else max(1, min(d - 1, round(d / _RATIO)))
 
 
-def short_score(flow: Flow, recipe: Recipe, data: Split) -> Float[Tensor, " m"]:
+def short_score(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS) -> Float[Tensor, " m"]:
     """Held-out log density after a short training and a refit.
 
     Args:
         flow: an untrained flow; changed in place.
-        recipe: the run's recipe; its objective, training and seed are used, the latter at most 600 steps.
+        recipe: the run's recipe; its objective, training and seed are used.
         data: the rows.
+        steps: how long; a quarter of the recipe's own steps at most.
 
     Returns:
         (m,) in nats, of at most 500 evenly spaced held-out rows.
@@ -169,9 +170,9 @@ def short_score(flow: Flow, recipe: Recipe, data: Split) -> Float[Tensor, " m"]:
         torch.Size([60])
     """
     held_out = judges(data)
-    steps, seconds = recipe.training.max_steps, recipe.training.max_time
+    asked, seconds = recipe.training.max_steps, recipe.training.max_time
     short = {
-        "max_steps": _STEPS if steps == "auto" else min(_STEPS, math.ceil(steps / 4)),
+        "max_steps": steps if asked == "auto" else min(steps, math.ceil(asked / 4)),
         "max_time": None if seconds is None else seconds / _SHARE_OF_TIME,
         "validations": _VALIDATIONS,
     }
