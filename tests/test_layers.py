@@ -35,6 +35,7 @@ HEAVY = {
     "sklearn": {"estimator", "columns", "metrics", "refit", "diagnostics", "report"},
     "pandas": {"data", "scoring", "report", "cli"},
     "pyarrow": {"data"},
+    "pooch": {"data"},
     "typer": {"cli"},
 }
 

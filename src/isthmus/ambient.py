@@ -46,6 +46,7 @@ __all__ = [
     "Estimate",
     "IsotropicNoise",
     "LowRankNoise",
+    "NoNoise",
     "Noise",
     "gaussian_components",
     "log_normal",
@@ -228,10 +229,40 @@ class LowRankNoise(Noise):
         return x
 
 
+@final
+class NoNoise(Noise):
+    """No noise, for flows of the whole space: their `log_prob` is the density in R^D.
+
+    Args:
+        data_dim: D.
+
+    Example:
+        >>> NoNoise(3).color(torch.ones(2, 3), torch.zeros(2, dtype=torch.long)).sum()
+        tensor(0.)
+    """
+
+    def __init__(self, data_dim: int) -> None:
+        super().__init__()
+        self.data_dim = data_dim
+
+    def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch 1 D"]:
+        """Refused: nothing can be divided by no noise."""
+        raise InputError("expected noise off the manifold; got none, which only a flow of the whole space goes without")
+
+    def half_log_det(self) -> Float[Tensor, " 1"]:
+        """Minus infinity."""
+        return torch.full((1,), -math.inf)
+
+    def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
+        """Zero."""
+        return torch.zeros_like(e)
+
+
 NOISES: dict[str, Callable[..., Noise]] = {
     "isotropic": IsotropicNoise,
     "component": ComponentNoise,
     "low_rank": LowRankNoise,
+    "none": NoNoise,
 }
 
 
@@ -249,7 +280,11 @@ class Ambient(nn.Module):
 
     Args:
         flow: the flow; its latent density may have been refitted to the codes.
-        noise: the noise off the manifold. One with several components needs a mixture latent with as many.
+        noise: the noise off the manifold. One with several components needs a mixture latent with as many; none
+            needs a flow of the whole space, whose own density both evaluations then are.
+
+    Raises:
+        InputError: no noise off a manifold.
 
     Example:
         >>> from isthmus.flows import FreeFormFlow
@@ -263,10 +298,15 @@ class Ambient(nn.Module):
     def __init__(self, flow: Flow, noise: Noise) -> None:
         super().__init__()
         self.flow, self.noise = flow, noise
+        self.is_exact = isinstance(noise, NoNoise)
+        if self.is_exact and not flow.whole_space:
+            raise InputError("expected noise off the manifold; got none; only a flow of the whole space goes without")
 
     @torch.no_grad()
     def linearised(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
         """Log density at x with the decoder replaced by its tangent at f(x), (batch,) in nats."""
+        if self.is_exact:
+            return self.flow.log_prob(x, c)
         points = _quasi_random(self.flow.latent_dim, _RATIO_POINTS if self._components(c) is None else 1, seed=0).to(x)
         return torch.cat([self._linearised(a, b, points) for a, b in self._chunks(x, c, points.shape[0])])
 
@@ -288,6 +328,8 @@ class Ambient(nn.Module):
         Returns:
             Value and standard error, (batch,) in nats.
         """
+        if self.is_exact:
+            return Estimate(self.flow.log_prob(x, c), x.new_zeros(x.shape[0]))
         points = _quasi_random(self.flow.latent_dim + 1, n_points, seed).to(x)
         parts = [self._sampled(a, b, points) for a, b in self._chunks(x, c, n_points)]
         return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -295,6 +337,8 @@ class Ambient(nn.Module):
     @torch.no_grad()
     def posterior_mean(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
         """Mean code given x under the linearised model, (batch, d): f(x), moved to where latent and noise agree."""
+        if self.is_exact:
+            return self.flow.encode(x, c)
 
         def mean(p: _Posterior) -> Tensor:
             return (p.log_joint.softmax(1).unsqueeze(2) * p.mean).sum(1)
@@ -307,6 +351,8 @@ class Ambient(nn.Module):
 
         `temperature` scales the codes and the noise.
         """
+        if self.is_exact:
+            return self.flow.sample(n, c, temperature=temperature)
         if c is not None and c.shape[0] != n:
             raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
         components = self._components(c)

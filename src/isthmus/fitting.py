@@ -19,10 +19,10 @@ from isthmus.columns import Columns
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
 from isthmus.errors import InputError
 from isthmus.flow import Flow
-from isthmus.flows import FreeFormFlow
+from isthmus.flows import FLOWS, FreeFormFlow, VariationalFlow
 from isthmus.model import Model
 from isthmus.networks import NETWORKS, start_at_principal_components
-from isthmus.objective import FreeForm, Reconstruction
+from isthmus.objective import FreeForm, Likelihood, Reconstruction
 from isthmus.recipe import Recipe
 from isthmus.refit import Refit, Rows, refit_density
 from isthmus.store import Fitted
@@ -275,6 +275,8 @@ def _choose(recipe: Recipe, data: Split) -> tuple[Flow, tuple[dict[str, float], 
         return _build(recipe, data.train, latent_dim)
 
     asked = recipe.flow.latent_dim
+    if asked == "auto" and FLOWS[recipe.flow.kind].whole_space:
+        asked = data.train.x.shape[1]
     if asked != "auto":
         return build(asked), ()
     sweep = sweep_latent_dim(build, recipe, data)
@@ -288,7 +290,7 @@ def _build(recipe: Recipe, rows: Rows, latent_dim: int) -> Flow:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         flow = recipe.build_flow(data_dim, latent_dim, 0 if rows.c is None else rows.c.shape[1])
-    if recipe.flow.initialise == "auto" and isinstance(flow, FreeFormFlow):
+    if recipe.flow.initialise == "auto" and isinstance(flow, FreeFormFlow | VariationalFlow):
         start_at_principal_components(flow.encoder, flow.decoder, rows.x)
     return flow
 
@@ -297,7 +299,7 @@ def _health(ambient: Ambient, data: Split, history: History, recipe: Recipe) -> 
     """The verdicts on the training and on what came of it."""
     objective = recipe.build_objective()
     surrogate = objective.surrogate if isinstance(objective, FreeForm) else None
-    beta = None if isinstance(objective, Reconstruction) else _kept(history)["beta"]
+    beta = None if isinstance(objective, Reconstruction | Likelihood) else _kept(history)["beta"]
     found = examine(ambient, data.drawn, data.held_out, beta=beta, surrogate=surrogate, seed=recipe.seed)
     n, sentence = len(data.train.x), "every row was trained on, so that none could judge; give at least 20"
     few = () if data.apart else (Verdict("rows", "warn", n, _FEWEST_ROWS_TO_SPLIT, sentence),)
@@ -313,6 +315,8 @@ def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str:
     objective = recipe.build_objective()
     if isinstance(objective, Reconstruction):
         return "of no effect: reconstruction alone is trained"
+    if isinstance(objective, Likelihood):
+        return "of no effect: the likelihood alone is trained"
     if not objective.beta_follows:
         return "as given"
     before = [row for row in history.rows if row["step"] < history.best_step and math.isfinite(row["reconstruction"])]

@@ -10,6 +10,7 @@ in nats. It is not a density of x in R^D, and values for different d cannot be c
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -33,7 +34,8 @@ class Flow(nn.Module, ABC):
 
     * call `super().__init__(data_dim, latent_dim, context_dim, latent)`;
     * write `encode(x, c)`, `decode(z, c)` and `volume(x, c)`, the last usually by one function of `isthmus.volume`;
-    * add the class to `FLOWS` in `isthmus/flows/__init__.py`; every property test then runs on it.
+    * add the class to `FLOWS` in `isthmus/flows/__init__.py`; every property test then runs on it;
+    * set `whole_space` where encoder and decoder are exact inverses with d = D: then `log_prob` is the density of x.
 
     Concrete flows are final: to change one, wrap it. A flow knows no objective and no data.
 
@@ -46,6 +48,8 @@ class Flow(nn.Module, ABC):
     Raises:
         InputError: d is not in 1..D.
     """
+
+    whole_space: ClassVar[bool] = False
 
     def __init__(
         self, data_dim: int, latent_dim: int, context_dim: int = 0, latent: LazyDistribution | None = None

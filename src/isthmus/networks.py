@@ -23,6 +23,7 @@ __all__ = [
     "ResidualBlock",
     "Skip",
     "convolutional_pair",
+    "linear_pair",
     "mlp_pair",
     "residual_pair",
     "skip_pair",
@@ -68,8 +69,8 @@ class ResidualBlock(nn.Module):
 class Skip(nn.Module):
     """A linear map plus a network: `A x + b + scale * net(x)`, the network's share starting small.
 
-    The linear part can be set to a principal component analysis of the data (`set_linear`), so that training starts
-    from the best linear manifold and learns how the data bends away from it.
+    The linear part can be set to the principal components of the data (`start_at_principal_components`), so that
+    training starts from the best linear manifold and learns how the data bends away from it.
     """
 
     def __init__(self, inputs: int, outputs: int, hidden: Sequence[int]) -> None:
@@ -84,16 +85,30 @@ class Skip(nn.Module):
         """Sum of both parts at `x` (batch, n)."""
         return self.linear(x) + self.network(x)
 
-    @torch.no_grad()
-    def set_linear(self, weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"]) -> None:
-        """Set the linear part's first `weight.shape[1]` input columns; the others (context) to zero."""
-        self.linear.weight.zero_()
-        self.linear.weight[:, : weight.shape[1]] = weight
-        self.linear.bias.copy_(bias)
-
 
 def _mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> MLP:
     return MLP(inputs, outputs, hidden, activation=nn.SiLU)
+
+
+def linear_pair(data_dim: int, latent_dim: int, context_dim: int = 0) -> Pair:
+    """Linear maps, which training can start at the principal components: with no steps, that analysis itself.
+
+    Args:
+        data_dim: D.
+        latent_dim: d.
+        context_dim: number of context columns.
+
+    Returns:
+        (encoder, decoder).
+
+    Example:
+        >>> encoder, decoder = linear_pair(5, 2)
+        >>> decoder(encoder(torch.zeros(3, 5))).shape
+        torch.Size([3, 5])
+    """
+    return Network(nn.Linear(data_dim + context_dim, latent_dim)), Network(
+        nn.Linear(latent_dim + context_dim, data_dim)
+    )
 
 
 def mlp_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: Count = 256, depth: Count = 2) -> Pair:
@@ -184,10 +199,10 @@ def skip_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: Co
 
 @torch.no_grad()
 def start_at_principal_components(encoder: nn.Module, decoder: nn.Module, x: Float[Tensor, "n D"]) -> bool:
-    """Set the linear paths of a `skip_pair` to the whitened principal components of the data.
+    """Set the linear paths of a `skip_pair` or `linear_pair` to the whitened principal components of the data.
 
     Args:
-        encoder: f; other modules than those of `skip_pair` are left as they are.
+        encoder: f; other modules than those of the two pairs are left as they are.
         decoder: g, likewise.
         x: standardised data, (n, D).
 
@@ -198,19 +213,35 @@ def start_at_principal_components(encoder: nn.Module, decoder: nn.Module, x: Flo
         >>> start_at_principal_components(*skip_pair(4, 2), torch.randn(20, 4))
         True
     """
-    first = [net.layers[0] if isinstance(net, Network) else None for net in (encoder, decoder)]
-    if not (isinstance(first[0], Skip) and isinstance(first[1], Skip)):
+    encoding, decoding = _linear_path(encoder), _linear_path(decoder)
+    if encoding is None or decoding is None:
         return False
-    d = first[0].linear.out_features
+    d = encoding.out_features
     mean = x.mean(0)
     _, s, Vt = torch.linalg.svd(x - mean, full_matrices=len(x) < d)
     deviation = torch.ones(d).to(x)
     deviation[: len(s)] = s[:d] / len(x) ** 0.5
     deviation = deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12)
     encode = Vt[:d] / deviation.unsqueeze(1)
-    first[0].set_linear(encode, -encode @ mean)
-    first[1].set_linear((Vt[:d] * deviation.unsqueeze(1)).mT, mean)
+    _set_linear(encoding, encode, -encode @ mean)
+    _set_linear(decoding, (Vt[:d] * deviation.unsqueeze(1)).mT, mean)
     return True
+
+
+def _linear_path(net: nn.Module) -> nn.Linear | None:
+    """The linear path of a network of `skip_pair` or `linear_pair`, from its input to its output."""
+    layers = list(net.layers) if isinstance(net, Network) else []
+    only = layers[0] if len(layers) == 1 else None
+    if isinstance(only, Skip):
+        return only.linear
+    return only if isinstance(only, nn.Linear) else None
+
+
+def _set_linear(linear: nn.Linear, weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"]) -> None:
+    """Set the first `weight.shape[1]` input columns; the others (context) to zero."""
+    linear.weight.zero_()
+    linear.weight[:, : weight.shape[1]] = weight
+    linear.bias.copy_(bias)
 
 
 def convolutional_pair(
@@ -269,5 +300,6 @@ NETWORKS: dict[str, Callable[..., Pair]] = {
     "mlp": mlp_pair,
     "residual": residual_pair,
     "skip": skip_pair,
+    "linear": linear_pair,
     "convolutional": convolutional_pair,
 }

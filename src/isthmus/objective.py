@@ -23,7 +23,17 @@ from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
 from isthmus.volume import SURROGATES, Surrogate, Volume, conjugate_gradient, exact
 
-__all__ = ["OBJECTIVES", "ExactLikelihood", "FreeForm", "Objective", "Reconstruction", "RectangularLikelihood", "Terms"]
+__all__ = [
+    "OBJECTIVES",
+    "ExactLikelihood",
+    "FreeForm",
+    "Likelihood",
+    "Objective",
+    "Reconstruction",
+    "RectangularLikelihood",
+    "Terms",
+    "Variational",
+]
 
 Weight = Float[Tensor, ""] | float
 
@@ -215,9 +225,81 @@ class Reconstruction(Objective):
         return Terms(reconstruction, {"reconstruction": reconstruction})
 
 
+@final
+class Likelihood(Objective):
+    """The negative log-likelihood and nothing else, for flows of the whole space: there is nothing to reconstruct.
+
+    Raises:
+        InputError: in use, on a flow that is not of the whole space.
+
+    Example:
+        >>> import torch
+        >>> from isthmus.flows import BijectiveFlow
+        >>> sorted(Likelihood()(BijectiveFlow(2, 2), torch.randn(4, 2)).parts)
+        ['latent', 'log_volume']
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Per-row terms at data `x` (batch, D); the weight of the warm-up is of no effect."""
+        if not flow.whole_space:
+            raise InputError(
+                f"expected a flow of the whole space, as 'bijective', for the likelihood alone; got "
+                f"{type(flow).__name__}: its likelihood would shrink the manifold to a point; use 'freeform'"
+            )
+        z, _, log_volume = flow.volume(x, c)
+        latent = -flow.base(c).log_prob(z)
+        return Terms(latent + log_volume, {"latent": latent, "log_volume": log_volume})
+
+
+@final
+class Variational(Objective):
+    """The evidence lower bound of a variational autoencoder with Gaussian noise of variance 1/(2 beta).
+
+    `beta |x - g(z)|^2 + weight (log q(z | x) - log p_Z(z))` at one draw `z ~ q(. | x)` a row. In the notation of the
+    beta-VAE with noise variance s, `beta` is 1/(2 s) over its beta; `auto` follows the residual, as a
+    calibrated decoder does.
+
+    Args:
+        beta: weight of the squared reconstruction error, > 0, or `auto`.
+
+    Raises:
+        InputError: in use, on a flow that has no distribution of codes.
+
+    References:
+        Kingma, Welling (2014), arXiv 1312.6114; Higgins et al. (2017), beta-VAE, ICLR; Rybkin, Daniilidis, Levine
+        (2021), arXiv 2006.13202, for `auto`.
+
+    Example:
+        >>> Variational(beta=5.0).beta
+        tensor(5.)
+    """
+
+    def __init__(self, beta: float | Literal["auto"] = "auto") -> None:
+        super().__init__(beta)
+
+    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Per-row terms at data `x` (batch, D)."""
+        posterior = getattr(flow, "posterior", None)
+        if posterior is None:
+            raise InputError(
+                f"expected a flow with a distribution of codes, as 'variational'; got {type(flow).__name__}; use it"
+            )
+        q = posterior(x, c)
+        z = q.rsample()
+        reconstruction = (x - flow.decode(z, c)).square().sum(1)
+        divergence = q.log_prob(z) - flow.base(c).log_prob(z)
+        total = self.beta * reconstruction + weight * divergence
+        return Terms(total, {"reconstruction": reconstruction, "divergence": divergence})
+
+
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "freeform": FreeForm,
     "exact": ExactLikelihood,
     "rectangular": RectangularLikelihood,
     "reconstruction": Reconstruction,
+    "likelihood": Likelihood,
+    "variational": Variational,
 }

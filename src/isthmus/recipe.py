@@ -15,9 +15,10 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
+from annotated_types import Ge
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -31,7 +32,7 @@ from pydantic import (
 
 from isthmus.errors import InputError
 from isthmus.flow import Flow
-from isthmus.flows import FLOWS, FreeFormFlow
+from isthmus.flows import FLOWS, FreeFormFlow, VariationalFlow
 from isthmus.latents import LATENTS
 from isthmus.networks import NETWORKS, Count
 from isthmus.objective import OBJECTIVES, Objective
@@ -42,7 +43,7 @@ Auto = Literal["auto"]
 R = TypeVar("R", bound=BaseModel)
 
 # Arguments that the data decide, never a recipe.
-_FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "encoder", "decoder", "latent"}
+_FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "encoder", "decoder", "deviation", "latent"}
 
 
 def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
@@ -155,7 +156,7 @@ class ObjectivePart(Part):
 
 
 class FlowRecipe(Part):
-    """Which map is learned: a name out of `FLOWS` with its options; network and latent are for free-form flows."""
+    """Which map is learned: a name out of `FLOWS`, its options; network and latent for free-form and variational."""
 
     kind: str = "freeform"
     latent_dim: Count | Auto = "auto"
@@ -173,7 +174,7 @@ class FlowRecipe(Part):
 class TrainingRecipe(_Record):
     """How it is trained. `auto` values follow from the number of rows and columns, see `isthmus.training`."""
 
-    max_steps: Count | Auto = Field("auto", description="optimiser steps")
+    max_steps: Annotated[int, Ge(0)] | Auto = Field("auto", description="optimiser steps; 0 keeps the start")
     max_time: float | None = Field(
         None, gt=0, description="seconds after which training stops; a twelfth for each latent_dim tried"
     )
@@ -189,6 +190,7 @@ class TrainingRecipe(_Record):
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows held out")
     validations: int = Field(20, ge=1, description="how many times the held-out rows are scored")
     patience: int = Field(8, ge=1, description="validations without improvement after which training stops")
+    keep: Literal["best", "last"] = Field("best", description="which weights: best on held-out rows, or the last")
     accelerator: Literal["auto", "cpu", "gpu"] = "cpu"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
     compile: bool | Auto = Field("auto", description="torch.compile of the whole objective")
@@ -199,6 +201,7 @@ class DensityRecipe(_Record):
 
     latent: Literal["auto", "as trained", "gaussian", "mixture", "flow"] = "auto"
     noise: Literal["auto", "isotropic", "component", "low_rank"] = "auto"
+    flow_steps: Count = Field(200, description="optimiser steps of a latent flow")
 
 
 class ColumnsRecipe(_Record):
@@ -294,8 +297,12 @@ class Recipe(_Record):
     def build_flow(self, data_dim: int, latent_dim: int, context_dim: int = 0) -> Flow:
         """The untrained flow that the recipe names, for D columns, d latent dimensions and C context columns."""
         dims = (data_dim, latent_dim, context_dim)
-        if self.flow.kind != "freeform":
+        kind = FLOWS[self.flow.kind]
+        if kind not in (FreeFormFlow, VariationalFlow):
             return self.flow.build(FLOWS, *dims)
-        pair = self.flow.network.build(NETWORKS, *dims)
+        encoder, decoder = self.flow.network.build(NETWORKS, *dims)
         latent = self.flow.latent.build(LATENTS, latent_dim, context_dim)
-        return FreeFormFlow(pair[0], pair[1], data_dim, latent_dim, context_dim, latent)
+        if kind is FreeFormFlow:
+            return FreeFormFlow(encoder, decoder, *dims, latent)
+        deviation, _ = self.flow.network.build(NETWORKS, *dims)
+        return VariationalFlow(encoder, decoder, deviation, *dims, latent)

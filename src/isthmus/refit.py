@@ -26,7 +26,7 @@ from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from isthmus import latents
-from isthmus.ambient import NOISES, Ambient, IsotropicNoise, Noise, gaussian_components, log_normal
+from isthmus.ambient import NOISES, Ambient, IsotropicNoise, Noise, NoNoise, gaussian_components, log_normal
 from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
 from isthmus.recipe import DensityRecipe, Part
@@ -46,6 +46,7 @@ _REFINED = 3  # pairs of latent and noise whose numbers are tried out
 
 # Each kind of noise: the numbers to begin with, and the values tried for one after the other.
 _SETTINGS: dict[str, tuple[dict[str, float], dict[str, tuple[float, ...]]]] = {
+    "none": ({}, {}),
     "isotropic": ({"factor": 1.0}, {"factor": (0.7, 0.85, 1.0, 1.2)}),
     "component": (
         {"shrinkage": 60.0, "floor": 0.05},
@@ -150,7 +151,13 @@ def refit_latent(flow: Flow, data: Rows, *, components: int = 8, seed: int = 0) 
 
 
 def fit_flow(
-    z: Float[Tensor, "n d"], c: Context = None, *, transforms: int = 3, width: int = 64, seed: int = 0
+    z: Float[Tensor, "n d"],
+    c: Context = None,
+    *,
+    transforms: int = 3,
+    width: int = 64,
+    steps: int = _FLOW_STEPS,
+    seed: int = 0,
 ) -> LazyDistribution:
     """A neural spline flow (zuko) fitted to standardised codes by maximum likelihood, conditional where c is given.
 
@@ -159,6 +166,7 @@ def fit_flow(
         c: context, (n, C), or None.
         transforms: number of spline layers.
         width: width of their hidden layers.
+        steps: optimiser steps of 256 rows.
         seed: of the initialisation and the batches; the global random state is left as it was.
 
     Returns:
@@ -173,8 +181,8 @@ def fit_flow(
         rows, context = z.float(), None if c is None else c.float()
         lazy = latents.flow(z.shape[1], 0 if c is None else c.shape[1], transforms=transforms, width=width)
         optimizer = torch.optim.Adam(lazy.parameters(), _FLOW_RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _FLOW_STEPS)
-        for _ in range(_FLOW_STEPS):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
             index = torch.randint(len(rows), (min(_FLOW_BATCH, len(rows)),))
             loss = -lazy(None if context is None else context[index]).log_prob(rows[index]).mean()
             optimizer.zero_grad()
@@ -211,7 +219,8 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe
     for latent, lazy in _latent_candidates(trial, choice, seed):
         tried += trial.of_latent(latent, lazy, choice)
     if choice.latent == "flow" or (choice.latent == "auto" and _isotropic_suffices(tried)):
-        tried += trial.of_latent(Part(kind="flow"), fit_flow(trial.z, train.c, seed=seed), choice)
+        lazy = fit_flow(trial.z, train.c, steps=choice.flow_steps, seed=seed)
+        tried += trial.of_latent(Part(kind="flow"), lazy, choice)
     for candidate in sorted(tried, key=lambda c: -c.value)[:_REFINED]:
         tried += trial.refine(candidate)
     best = max(tried, key=lambda c: c.value)
@@ -254,6 +263,8 @@ class _Trial:
     def noises(self, lazy: LazyDistribution, choice: str) -> list[str]:
         """The kinds of noise that are allowed and can stand beside a latent density."""
         D, gaussians = self.residuals.shape[1], gaussian_components(self._base(lazy)) is not None
+        if self.flow.whole_space:
+            return ["none"]
         possible = ["isotropic", *(["low_rank"] * (gaussians and _SETTINGS["low_rank"][0]["rank"] < D))]
         possible += ["component"] * (gaussians and D <= _LARGEST_COVARIANCE)
         return [kind for kind in possible if choice in ("auto", kind)] or possible[-1:]
@@ -287,6 +298,8 @@ class _Trial:
 
     def _noise(self, lazy: LazyDistribution, kind: str, settings: dict[str, float]) -> tuple[Part, Noise]:
         D, codimension = self.residuals.shape[1], max(1, self.residuals.shape[1] - self.z.shape[1])
+        if kind == "none":
+            return Part(kind="none"), NoNoise(D)
         components = gaussian_components(self._base(lazy))
         if kind == "isotropic" or components is None:
             return Part(kind="isotropic"), IsotropicNoise(D, settings["factor"] * self.sigma).double()

@@ -10,6 +10,7 @@ At most D - 1 dimensions are considered, at most 64, and no direction in which s
 0.3 % of a standard deviation: that is a linear constraint between columns, not a dimension.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -136,7 +137,7 @@ def _score(flow: Flow, recipe: Recipe, data: Split) -> Float[Tensor, " m"]:
     held_out = data.held_out.thinned(_HELD_OUT_ROWS)
     steps, seconds = recipe.training.max_steps, recipe.training.max_time
     short = {
-        "max_steps": _STEPS if steps == "auto" else max(1, min(_STEPS, steps // 4)),
+        "max_steps": _STEPS if steps == "auto" else min(_STEPS, math.ceil(steps / 4)),
         "max_time": None if seconds is None else seconds / _SHARE_OF_TIME,
         "validations": _VALIDATIONS,
     }

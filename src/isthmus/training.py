@@ -38,7 +38,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from isthmus.ambient import Ambient, IsotropicNoise
+from isthmus.ambient import Ambient, IsotropicNoise, NoNoise
 from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
 from isthmus.objective import Objective
@@ -322,23 +322,16 @@ class _Trainee(lightning.LightningModule):
         if stale or self.progress() >= 1 or self.history.retreats > _MOST_RETREATS:
             self.trainer.should_stop = True
 
-    @torch.no_grad()
     def _validate(self) -> None:
-        flow = copy.deepcopy(self.flow).double().eval()
-        x, c = self.held_out.x, self.held_out.c
-        z, x_hat, log_volume = flow.volume(x, c)
-        reconstruction = float((x - x_hat).square().sum(1).mean())
-        sigma = max(reconstruction / max(1, flow.data_dim - flow.latent_dim), 1e-12) ** 0.5
         row: Row = {
             "step": self.trainer.global_step,
             "seconds": time.monotonic() - self.started,
-            "reconstruction": reconstruction,
-            "manifold_log_likelihood": float((flow.base(c).log_prob(z) - log_volume).mean()),
-            "ambient_log_likelihood": _ambient(flow, sigma, self.held_out),
+            **_scores(self.flow, self.held_out),
             "noise": self.noise,
             "beta": float(self.objective.beta),
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
+        reconstruction = row["reconstruction"]
         self.history.rows.append(row)
         self.log_dict({"nats": row["ambient_log_likelihood"], "reconstruction": reconstruction}, prog_bar=True)
         if self.log_file is not None:
@@ -350,7 +343,7 @@ class _Trainee(lightning.LightningModule):
             return
         self.good = {name: value.detach().clone() for name, value in self.flow.state_dict().items()}
         self._keep_best(row)
-        self._follow(sigma)
+        self._follow(_sigma(self.flow, reconstruction))
 
     def _follow(self, sigma: float) -> None:
         """Set what `auto` ties to the residual; beta only ever rises, as the smallest residual is the noise floor."""
@@ -364,7 +357,7 @@ class _Trainee(lightning.LightningModule):
         score = row["ambient_log_likelihood"]
         before = -math.inf if self.best is None else self.best[0]
         self.without_improvement = 0 if score > before + _LEAST_IMPROVEMENT else self.without_improvement + 1
-        if score > before:
+        if score > before or self.settings.keep == "last":
             self.best, self.history.best_step = (score, self.good), int(row["step"])
 
 
@@ -430,9 +423,29 @@ def _tensorboard(folder: str | Path | None) -> Any:
     return TensorBoardLogger(str(folder), name="", version="")
 
 
+@torch.no_grad()
+def _scores(flow: Flow, held_out: Rows) -> Row:
+    """What the held-out rows, in float64, say of a flow: squared error, and both densities in nats a row."""
+    flow = copy.deepcopy(flow).double().eval()
+    x, c = held_out.x, held_out.c
+    z, x_hat, log_volume = flow.volume(x, c)
+    reconstruction = float((x - x_hat).square().sum(1).mean())
+    return {
+        "reconstruction": reconstruction,
+        "manifold_log_likelihood": float((flow.base(c).log_prob(z) - log_volume).mean()),
+        "ambient_log_likelihood": _ambient(flow, _sigma(flow, reconstruction), held_out),
+    }
+
+
+def _sigma(flow: Flow, reconstruction: float) -> float:
+    """Standard deviation of the residuals per direction off the manifold."""
+    return max(reconstruction / max(1, flow.data_dim - flow.latent_dim), 1e-12) ** 0.5
+
+
 def _ambient(flow: Flow, sigma: float, held_out: Rows) -> float:
     """Held-out mean log density: linearised, corrected by what importance sampling says of some of the rows."""
-    ambient = Ambient(flow, IsotropicNoise(flow.data_dim, sigma).to(held_out.x))
+    noise = NoNoise(flow.data_dim) if flow.whole_space else IsotropicNoise(flow.data_dim, sigma)
+    ambient = Ambient(flow, noise.to(held_out.x))
     some = held_out.thinned(_CORRECTED_ROWS)
     try:
         value = ambient.linearised(held_out.x, held_out.c).mean()
@@ -463,7 +476,8 @@ def train(
         objective: how it is trained.
         train: standardised rows.
         held_out: standardised rows that decide; at most 1,000 evenly spaced ones are used.
-        settings: the recipe's section `training`; its defaults if not given.
+        settings: the recipe's section `training`; its defaults if not given. With `max_steps` 0 the flow stays as it
+            is, and is scored.
         weights: one weight a training row, (n,), mean 1.
         spread: moves training rows (batch, D) by offsets in [-1/2, 1/2), drawn afresh for every batch, as
             `Columns.spread` does to integers; None for none.
@@ -485,10 +499,13 @@ def train(
     settings = settings or TrainingRecipe()
     dtype = torch.float64 if settings.precision == "64-true" else torch.float32
     plan = Plan.of(settings, train.x.shape[0])
+    held_out = held_out.thinned(_VALIDATION_ROWS).to(torch.float64)
+    if plan.max_steps == 0:
+        return _start_alone(flow, objective, held_out)
     c, w = (None if t is None else t.to(dtype) for t in (train.c, weights))
     with torch.random.fork_rng(), single_thread(flow), _quiet_lightning():
         torch.manual_seed(seed)
-        trainee = _Trainee(flow, objective, settings, plan, held_out.thinned(_VALIDATION_ROWS).to(torch.float64))
+        trainee = _Trainee(flow, objective, settings, plan, held_out)
         trainee.log_file = _log_file(log_dir)
         if settings.accelerator not in ("auto", "cpu") and not torch.accelerator.is_available():
             raise InputError(
@@ -515,3 +532,9 @@ def train(
     if trainee.best is not None:
         flow.load_state_dict(trainee.best[1])
     return history
+
+
+def _start_alone(flow: Flow, objective: Objective, held_out: Rows) -> History:
+    """The history of no training: the flow as it is, scored."""
+    row: Row = {"step": 0, "seconds": 0.0, **_scores(flow, held_out), "noise": 0.0, "learning_rate": 0.0}
+    return History([{**row, "beta": float(objective.beta)}])

@@ -6,6 +6,7 @@ A new one is a function `(**options) -> Dataset` with fixed splits by `seed`, an
 from collections.abc import Callable
 
 from isthmus.data.dataset import Dataset, LogDensity
+from isthmus.data.maf import power
 from isthmus.data.toy import (
     gaussian,
     random_manifold,
@@ -28,4 +29,5 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "torus": torus,
     "random_manifold": random_manifold,
     "gaussian": gaussian,
+    "power": power,
 }

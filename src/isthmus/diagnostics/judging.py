@@ -16,7 +16,16 @@ import torch
 
 from isthmus.ambient import Ambient
 from isthmus.diagnostics.health import STATUSES, Health, Status, Verdict
-from isthmus.diagnostics.likelihood import Codes, GradientQuality, Samples, TwoSample
+from isthmus.diagnostics.likelihood import (
+    Codes,
+    Generalisation,
+    GradientQuality,
+    Samples,
+    TwoSample,
+    codes,
+    generalisation,
+    samples,
+)
 from isthmus.diagnostics.measuring import Measurements, RowsLike, measure, prepared
 
 __all__ = ["LIMITS", "Limits", "examine", "judge", "steadiness"]
@@ -26,6 +35,7 @@ _FEW_ROWS = 50  # held out; with fewer, tests between samples only warn
 _P_VALUE = 0.01
 _GAIN = 1.25  # how many times the floor of pieces of twice the dimension the residual must be for d to be too small
 _ON_MANIFOLD = "encoder_on_manifold"
+_MORE_ROWS = "give more rows, narrower networks or more weight decay"
 _DECODER_SIDE = ("decoder", "conjugate_gradient")
 
 
@@ -126,6 +136,8 @@ def examine(
     if bad:
         sentence = f"{bad:.0%} of the held-out rows have no finite reconstruction; lower the learning rate"
         return Health((Verdict("finite", "fail", bad, 0.0, sentence),))
+    if ambient.is_exact:
+        return Health(tuple(_whole_space(ambient, train, held_out, seed)))
     found = measure(ambient, train, held_out, surrogate=surrogate, seed=seed)
     return Health(judge(found, beta=beta, surrogate=surrogate))
 
@@ -257,6 +269,17 @@ def _cosine(quality: GradientQuality, surrogate: str | None) -> float:
     return quality.decoder if surrogate in _DECODER_SIDE else quality.encoder
 
 
+def _whole_space(ambient: Ambient, train: RowsLike, held_out: RowsLike, seed: int) -> Iterator[Verdict]:
+    """Of a flow without a manifold: whether codes, samples and held-out rows follow the same law."""
+    inside, outside = prepared(train), prepared(held_out)
+    most: Status = "warn" if len(outside[0]) < _FEW_ROWS else "fail"
+    yield _codes(codes(ambient.flow, *outside, seed=seed), most)
+    yield _samples(samples(ambient, inside, outside, seed=seed), most)
+    gap = generalisation(ambient, inside, outside)
+    finding, excess = _gap(gap, ambient.flow.data_dim)
+    yield _verdict("generalisation", finding, _MORE_ROWS, (excess, LIMITS["generalisation"]))
+
+
 def _laws(found: Measurements) -> Iterator[Verdict]:
     most: Status = "warn" if found.held_out_rows < _FEW_ROWS else "fail"
     yield _codes(found.codes, most)
@@ -269,16 +292,17 @@ def _laws(found: Measurements) -> Iterator[Verdict]:
 
 
 def _generalisation(found: Measurements) -> Verdict:
-    gap, fit = found.generalisation, found.reconstruction
+    fit = found.reconstruction
     ratio = fit.train / max(fit.held_out, 1e-300)
-    finding = (
-        f"training rows are {gap.gap:.2g} nats above held-out rows in log density, their residuals {ratio:.2g} times "
-        "as large"
-    )
-    advice = "give more rows, narrower networks or more weight decay"
-    excess = (gap.gap - 3 * gap.standard_error) / found.data_dim
+    finding, excess = _gap(found.generalisation, found.data_dim)
     measured = (excess, LIMITS["generalisation"]), (ratio, LIMITS["residuals"])
-    return _verdict("generalisation", finding, advice, *measured)
+    return _verdict("generalisation", f"{finding}, their residuals {ratio:.2g} times as large", _MORE_ROWS, *measured)
+
+
+def _gap(found: Generalisation, data_dim: int) -> tuple[str, float]:
+    """By how much training rows are above held-out rows: in words, and in nats a column past three standard errors."""
+    finding = f"training rows are {found.gap:.2g} nats above held-out rows in log density"
+    return finding, (found.gap - 3 * found.standard_error) / data_dim
 
 
 def _significant(test: TwoSample) -> float:
