@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Iterable
 
+from benchmarks.experiments.gradients import gradient_cosines
+from benchmarks.experiments.hutchinson import hutchinson_variance
 from benchmarks.experiments.pathology import pathology
 from benchmarks.experiments.setting import Row, Spec
+from benchmarks.experiments.spectra import singular_values
 
 __all__ = ["EXPERIMENTS", "Row"]
 
 EXPERIMENTS: dict[str, Callable[[Spec, int], Iterable[Row]]] = {
+    "gradient_quality": gradient_cosines,
+    "hutchinson_variance": hutchinson_variance,
     "pathology": pathology,
+    "singular_values": singular_values,
 }

@@ -1,7 +1,7 @@
 """From a spec to data, flow and objective, and the plain loop of the experiments that watch training itself.
 
-`isthmus.training.train` keeps the weights that score best on held-out rows, clips gradients and retreats from bad
-steps: it is made to hide what the experiments `pathology` and `gradient_quality` want to see. These use `descend`.
+`isthmus.training.train` passes over weights whose density is not finite and retreats from bad steps, also where it is
+asked to keep the last weights: it is made to prevent what these experiments want to see. So they use `descend`.
 """
 
 import math
@@ -45,12 +45,12 @@ class Splits:
         return self.train.shape[1]
 
 
-def load(spec: Spec, seed: int) -> Splits:
+def load(spec: Spec) -> Splits:
     """The rows of `spec["data"]`: a name in `DATASETS`, its options, and `standardise` (true by default).
 
-    Columns that do not vary in the training rows are left out when standardising.
+    They are the same for every seed. Standardising leaves out columns that do not vary in the training rows.
     """
-    options = {"seed": seed, **spec["data"]}
+    options = dict(spec["data"])
     standardise = options.pop("standardise", True)
     data = DATASETS[options.pop("name")](**options)
     splits = data.train, data.validation, data.test
