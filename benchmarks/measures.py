@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from isthmus.ambient import Ambient
-from isthmus.columns import Columns
 from isthmus.data import DATASETS, Dataset
 from isthmus.fitting import fit, rows_again
 from isthmus.metrics import c2st_auc, energy_distance, fid_like, reconstruction_mse

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from isthmus import networks
-from isthmus.flows import FLOWS, FreeFormFlow
+from isthmus.flows import FLOWS, FreeFormFlow, VariationalFlow
 
 
 def randn(*shape):
@@ -147,6 +147,7 @@ class Case:
 PAIRS = {
     "mlp": Case(lambda D, d, C: networks.mlp_pair(D, d, C, width=8)),
     "residual": Case(lambda D, d, C: networks.residual_pair(D, d, C, width=8, depth=1)),
+    "linear": Case(networks.linear_pair),
     "skip": Case(lambda D, d, C: networks.skip_pair(D, d, C, width=8)),
     "convolutional": Case(lambda D, d, C: networks.convolutional_pair(D, d, C, shape=(1, 4, 8), channels=4), D=32),
     "user": Case(user_pair(Residual)),
@@ -161,11 +162,21 @@ PAIRS |= {f"{name} given c": Case(case.pair, C=2) for name, case in PAIRS.items(
 DIMENSIONS = {"d < D": (5, 2, 0), "d = 1": (3, 1, 0), "d = D": (3, 3, 0), "given c": (4, 2, 2)}
 
 
+def fits(name, D, d):
+    """Whether a flow exists at these dimensions."""
+    return d == D or not FLOWS[name].whole_space
+
+
+def modules_of(name, D, d, C=0):
+    """The networks that a flow is built of, none where it has its own."""
+    count = {FreeFormFlow: 2, VariationalFlow: 3}.get(FLOWS[name], 0)
+    encoder, decoder = networks.mlp_pair(D, d, C, width=16)
+    return (encoder, decoder, networks.mlp_pair(D, d, C, width=16)[0])[:count]
+
+
 def make_flow(name, D=5, d=2, C=0, **options):
     """An instance of every entry of FLOWS, in float64, its parameters away from any symmetric start."""
-    kind = FLOWS[name]
-    flow = kind(*networks.mlp_pair(D, d, C, width=16), D, d, C) if kind is FreeFormFlow else kind(D, d, C, **options)
-    flow = flow.double()
+    flow = FLOWS[name](*modules_of(name, D, d, C), D, d, C, **options).double()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += 0.05 * torch.randn_like(parameter)

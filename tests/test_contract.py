@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from cases import DIMENSIONS, half_log_det, jacobians, make_flow
+from cases import DIMENSIONS, fits, half_log_det, jacobians, make_flow, modules_of
 from isthmus.errors import InputError
 from isthmus.flow import Flow
-from isthmus.flows import FLOWS, FreeFormFlow, RectangularFlow
-from isthmus.networks import mlp_pair
+from isthmus.flows import FLOWS, BijectiveFlow, FreeFormFlow, RectangularFlow
 from isthmus.volume import exact
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
 
 
-@pytest.fixture(params=[(name, dims) for name in FLOWS for dims in DIMENSIONS], ids="-".join)
+@pytest.fixture(
+    params=[(name, dims) for name in FLOWS for dims, (D, d, _) in DIMENSIONS.items() if fits(name, D, d)], ids="-".join
+)
 def made(request):
     """A flow with rows and contexts that fit it."""
     name, dims = request.param
@@ -114,9 +115,8 @@ def test_parameters_are_all_of_a_flow(made):
 @pytest.mark.parametrize("d", [0, 4, -1])
 @pytest.mark.parametrize("name", FLOWS)
 def test_more_latent_dimensions_than_columns_are_refused(name, d):
-    arguments = mlp_pair(3, 2) if FLOWS[name] is FreeFormFlow else ()
     with pytest.raises(InputError, match=f"expected 1 <= latent dimension <= 3 columns; got {d}; choose another"):
-        FLOWS[name](*arguments, 3, d)
+        FLOWS[name](*modules_of(name, 3, 2), 3, d)
 
 
 def test_every_annotation_of_the_contract_is_kept():
@@ -146,6 +146,28 @@ def test_a_square_rectangular_flow_is_an_ordinary_normalising_flow():
 def test_without_latent_transforms_the_latent_is_normal():
     base, z = RectangularFlow(3, 2, latent_transforms=0).base(), torch.randn(5, 2)
     torch.testing.assert_close(base.log_prob(z), torch.distributions.Normal(0, 1).log_prob(z).sum(1))
+
+
+# -------------------------------------------------------------------------------------------- bijective flows
+
+
+@pytest.mark.parametrize("transform", ["nsf", "maf", "realnvp"])
+def test_a_bijective_flow_is_a_density_of_the_whole_space(transform):
+    flow = make_flow("bijective", 2, 2, transform=transform, transforms=2, width=8)
+    axis = torch.linspace(-12, 12, 601, dtype=torch.float64)
+    cell = float(axis[1] - axis[0]) ** 2
+    with torch.no_grad():
+        assert float(flow.log_prob(torch.cartesian_prod(axis, axis)).exp().sum()) * cell == pytest.approx(1, abs=2e-3)
+
+
+def test_without_transforms_everything_is_left_to_the_latent_density():
+    flow, x = BijectiveFlow(3, 3, transforms=0), torch.randn(5, 3)
+    torch.testing.assert_close(flow.log_prob(x), flow.base().log_prob(x))
+
+
+def test_a_bijective_flow_has_no_manifold():
+    with pytest.raises(InputError, match="expected latent_dim 3, as many as columns, for a bijective flow; got 2"):
+        BijectiveFlow(3, 2)
 
 
 # ---------------------------------------------------------------------------- the density on a known manifold

@@ -32,10 +32,11 @@ HEAVY = {
     "lightning": {"training"},
     "matplotlib": {"plots"},
     "jinja2": {"report"},
-    "sklearn": {"estimator", "columns", "metrics", "refit", "diagnostics", "report"},
+    "sklearn": {"data", "estimator", "columns", "metrics", "refit", "diagnostics", "report"},
     "pandas": {"data", "scoring", "report", "cli"},
     "pyarrow": {"data"},
     "pooch": {"data"},
+    "requests": {"data"},
     "typer": {"cli"},
 }
 

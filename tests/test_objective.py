@@ -10,7 +10,15 @@ from cases import PAIRS, Case, descend, gradients, half_log_det, jacobians, make
 from isthmus.errors import InputError
 from isthmus.flows import FLOWS, FreeFormFlow
 from isthmus.networks import mlp_pair
-from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, Reconstruction, RectangularLikelihood
+from isthmus.objective import (
+    OBJECTIVES,
+    ExactLikelihood,
+    FreeForm,
+    Likelihood,
+    Reconstruction,
+    RectangularLikelihood,
+    Variational,
+)
 from isthmus.volume import SURROGATES
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -84,11 +92,33 @@ def test_probes_on_a_share_of_the_rows_have_the_gradient_of_all_on_average(probe
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("flow", FLOWS)
 def test_every_objective_runs_with_every_flow_by_its_name(flow, objective):
-    made, x, c = make_flow(flow, 4, 2, 1), torch.randn(5, 4).double(), torch.randn(5, 1).double()
+    whole_space = FLOWS[flow].whole_space
+    made = make_flow(flow, 4, 4 if whole_space else 2, 1)
+    x, c = torch.randn(5, 4).double(), torch.randn(5, 1).double()
+    if (objective == "likelihood" and not whole_space) or (objective == "variational" and flow != "variational"):
+        with pytest.raises(InputError, match=f"as '{'bijective' if objective == 'likelihood' else objective}'"):
+            OBJECTIVES[objective]()(made, x, c)
+        return
     terms = OBJECTIVES[objective]()(made, x, c)
     assert terms.total.shape == (5,)
     terms.total.mean().backward()
     assert all(p.grad.isfinite().all() for p in made.parameters() if p.grad is not None)
+
+
+def test_the_variational_bound_is_the_divergence_in_expectation():
+    """Of a normal posterior from the standard normal: 1/2 sum(m^2 + s^2 - 1 - log s^2)."""
+    flow, x = make_flow("variational", 4, 2), torch.randn(3, 4).double()
+    q = flow.posterior(x)
+    terms = Variational(beta=2.0)(flow, x.repeat(20_000, 1), weight=0.5)
+    expected = 0.5 * (q.mean**2 + q.stddev**2 - 1 - 2 * q.stddev.log()).sum(1)
+    found = terms.parts["divergence"].unflatten(0, (-1, 3))
+    assert torch.all((found.mean(0) - expected).abs() < 5 * found.std(0) / 20_000**0.5)
+    torch.testing.assert_close(terms.total, 2 * terms.parts["reconstruction"] + 0.5 * terms.parts["divergence"])
+
+
+def test_the_likelihood_objective_is_minus_the_log_density():
+    flow, x = make_flow("bijective", 3, 3), torch.randn(5, 3).double()
+    torch.testing.assert_close(Likelihood()(flow, x, weight=0.2).total, -flow.log_prob(x), **CLOSE)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ A new one is a function `(**options) -> Dataset` with fixed splits by `seed`, an
 from collections.abc import Callable
 
 from isthmus.data.dataset import Dataset, LogDensity
-from isthmus.data.maf import power
+from isthmus.data.maf import gas, hepmass, miniboone, power
+from isthmus.data.tabular import TABLES
 from isthmus.data.toy import (
     gaussian,
     random_manifold,
@@ -30,4 +31,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "random_manifold": random_manifold,
     "gaussian": gaussian,
     "power": power,
+    "gas": gas,
+    "hepmass": hepmass,
+    "miniboone": miniboone,
+    **TABLES,
 }

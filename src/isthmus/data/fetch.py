@@ -1,13 +1,49 @@
-"""Where data files are."""
+"""Where data files are, and how those that are public get there: on the first use, and never on import."""
 
 import os
+import pickle
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from isthmus.errors import InputError
 
-__all__ = ["data_folder", "find"]
+__all__ = ["PUBLIC", "data_folder", "find", "read_arrays", "reading"]
 
-_BESIDE_CHECKOUT = Path(__file__).resolve().parents[4] / "shared" / "data"
+_MAF = ("https://zenodo.org/record/1161203/files/data.tar.gz", "md5:9b9c9b0375315ad270eba4ce80c093ab")  # 857 MB
+
+PUBLIC: dict[str, tuple[str, str]] = {
+    "power/data.npy": _MAF,
+    "gas/ethylene_CO.pickle": _MAF,
+    "hepmass/1000_train.csv": _MAF,
+    "hepmass/1000_test.csv": _MAF,
+    "miniboone/data.npy": _MAF,
+    "torus/rna.tsv": (
+        "https://raw.githubusercontent.com/vislearn/FFF/main/fff/data/raw_data/torus/rna.tsv",
+        "sha256:189183ca25bd45c8a7578d3c1cd8a555b5139bb1ab0ac1a0bd25672be19badf7",
+    ),
+}
+"""File in the data folder -> the address and checksum of itself, or of the .tar.gz that has it."""
+
+_BESIDE_CHECKOUT = (Path(__file__).parent / "../../../../shared/data").resolve()
+_BLOCK = 1 << 16  # bytes; of a connection that breaks off, at most so many are lost
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 def data_folder() -> Path:
@@ -22,13 +58,16 @@ def data_folder() -> Path:
     """
     import pooch
 
-    if "ISTHMUS_DATA" in os.environ:
+    if os.environ.get("ISTHMUS_DATA"):
         return Path(os.environ["ISTHMUS_DATA"]).expanduser().absolute()
     return _BESIDE_CHECKOUT if _BESIDE_CHECKOUT.is_dir() else Path(pooch.os_cache("isthmus"))
 
 
 def find(folder: str | Path | None, *files: str) -> Path:
-    """The first of `files` that exists.
+    """The first of `files` that exists; if none does and the first is `PUBLIC`, it is downloaded and checked.
+
+    A download that breaks off goes on where it stopped at the next call. An archive stays in the folder, since it has
+    the files of other sets, and may be deleted.
 
     Args:
         folder: Where to look; None: `data_folder()`.
@@ -38,14 +77,115 @@ def find(folder: str | Path | None, *files: str) -> Path:
         Its path.
 
     Raises:
-        InputError: None is there.
+        InputError: None is there, and the first is not public or could not be downloaded.
 
     Example:
-        >>> find("/", "usr").name
-        'usr'
+        >>> find("tests", "nowhere.npy", "test_tabular.py").name
+        'test_tabular.py'
     """
     root = data_folder() if folder is None else Path(folder)
     for file in files:
-        if (root / file).exists():
+        if (root / file).is_file():
             return root / file
-    raise InputError(f"expected the file {' or '.join(files)} in {root}; it is not there; put it there")
+    if files[0] not in PUBLIC:
+        raise InputError(
+            f"expected the file {' or '.join(files)} in {root}; got none; put it there, or set ISTHMUS_DATA to the "
+            "folder that has it"
+        )
+    return _fetch(files[0], root)
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turns what goes wrong with the content of a file into one sentence.
+
+    Args:
+        path: The file.
+        what: It is expected to be.
+
+    Raises:
+        InputError: The file is damaged or something else.
+
+    Example:
+        >>> with reading(Path("x.txt"), "a number"):
+        ...     float("abc")
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected a number in x.txt; got could not convert string to float: 'abc'; ...
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        raise InputError(f"expected {what} in {path}; got {error}; put the original there") from error
+
+
+def read_arrays(path: Path, *keys: str) -> list[NDArray[Any]]:
+    """The arrays `keys` of an .npz file, or the one array of an .npy file.
+
+    Args:
+        path: The file.
+        keys: Of an .npz file.
+
+    Returns:
+        One array a key.
+
+    Raises:
+        InputError: The file is damaged, is no such file, or has no such array.
+
+    Example:
+        >>> read_arrays(Path("tests/fixtures/tabular/miniboone/data.npy"))[0].shape[1]
+        43
+    """
+    with reading(path, "arrays of numbers"), path.open("rb") as file:
+        stored = np.load(file)
+        return [stored] if isinstance(stored, np.ndarray) else [stored[key] for key in keys]
+
+
+def _fetch(file: str, root: Path) -> Path:
+    import pooch
+
+    url, checksum = PUBLIC[file]
+    packed = url.endswith(".tar.gz")
+    target = root / (Path(url).name if packed else file)
+    try:
+        pooch.retrieve(url, checksum, target.name, target.parent, downloader=partial(_resume, part=_part(target)))
+        if packed:
+            _extract(target, file, root / file)
+    except (OSError, ValueError, LookupError) as error:
+        raise InputError(
+            f"expected to download {file} from {url} to {root}; got {type(error).__name__}: {error}; call again, which "
+            f"goes on where it stopped, or put {target.relative_to(root)} or {file} there by hand"
+        ) from error
+    return root / file
+
+
+def _resume(url: str, output_file: str, _: object, *, part: Path) -> None:
+    """A downloader for pooch that keeps what has come in `part` and asks only for the rest."""
+    import requests
+
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}
+    with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
+        if answer.status_code != requests.codes.requested_range_not_satisfiable:  # all had come already
+            answer.raise_for_status()
+            resumed = answer.status_code == requests.codes.partial_content
+            with part.open("ab" if resumed else "wb") as file:
+                file.writelines(answer.iter_content(_BLOCK))
+    part.replace(output_file)
+
+
+def _extract(archive: Path, file: str, target: Path) -> None:
+    """Writes the member of a .tar.gz whose path ends with `file`."""
+    with tarfile.open(archive) as members:
+        member = next((m for m in members if m.isfile() and f"/{m.name}".endswith(f"/{file}")), None)
+        content = member and members.extractfile(member)
+        if not content:
+            raise LookupError(f"no {file} in {archive}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _part(target).open("wb") as copy:
+            shutil.copyfileobj(content, copy, _BLOCK)
+        _part(target).replace(target)
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")

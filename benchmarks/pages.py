@@ -1,0 +1,83 @@
+"""Write what was measured into the documentation: every figure there comes from the lines in `benchmarks/results`.
+
+    python -m benchmarks.pages [--check]
+
+`docs/reproduction.md` is written whole, from the suites; in `docs/defaults.md` the block between the marks
+`<!-- defaults -->` and `<!-- end -->` is. `--check` writes nothing, and fails where a page is not what the results say.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from benchmarks import defaults
+from benchmarks.report import summary, text
+from benchmarks.run import RESULTS
+from benchmarks.suites import Suite, names
+from benchmarks.tables import markdown, page
+
+DOCS = Path(__file__).parents[1] / "docs"
+FIGURES = {
+    "toy_transition": "The transition: error and likelihood of the noisy sine against beta",
+    "toy_pathology": "Curves that the four surrogates learn",
+    "hutchinson_variance": "Variance of the trace estimate and error of the gradient",
+    "gradient_quality": "Cosine of surrogate and exact gradient along training",
+    "singular_values": "Singular values of the decoder's Jacobian",
+}
+HEAD = """# Tables of the papers, side by side
+
+Written by `python -m benchmarks.pages` from `benchmarks/results`, which `python -m benchmarks.run SUITE` fills: a suite
+is one file in `benchmarks/suites`, every rival in it a recipe of the library. Each line of the results holds the
+machine, the versions, the seed and the time. Two cores without an accelerator, one thread a process; seconds were
+measured beside other processes, and are upper bounds.
+
+How to read the values: `fid_like` is the squared Wasserstein distance of the Gaussians with the moments of samples and
+of test rows, `energy` the energy distance, `c2st` the area under the curve of a classifier between them (0.5 is best);
+each of samples on the manifold, and with `_noisy` of samples with the noise off it, which is the density in R^D that
+`ambient_ll` scores. `manifold_nll` is exact, and cannot be compared across latent dimensions. Rows named
+`normal` sample the latent N(0, I) that was trained, rows named `mixture` a mixture refitted to the codes of the same
+networks. Data are standardised, likelihoods are nats a row.
+"""
+
+
+def reproduction() -> str:
+    """The page of all suites that have results."""
+    parts = [HEAD]
+    for name in names():
+        file = RESULTS / f"{name}.jsonl"
+        if file.exists():
+            head, *rest = page(Suite.read(name), file, markdown).split("\n\n")
+            parts.append("\n\n".join([f"## {head}", *rest]))
+            if (DOCS / "figures" / f"{name}.png").exists():
+                parts.append(f"![{FIGURES[name]}](figures/{name}.png)")
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def with_defaults(page: str) -> str:
+    """`docs/defaults.md` with its block of results as they are now."""
+    block = text(summary(defaults.read(defaults.RESULTS)))
+    block = "\n".join(line.rstrip() for line in block.split("\n"))
+    return re.sub(r"(<!-- defaults -->\n).*?(<!-- end -->)", rf"\1```text\n{block}\n```\n\2", page, flags=re.DOTALL)
+
+
+def pages() -> dict[Path, str]:
+    """Every page that holds results, as it should be."""
+    file = DOCS / "defaults.md"
+    return {DOCS / "reproduction.md": reproduction(), file: with_defaults(file.read_text())}
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = [file for file, content in pages().items() if not file.exists() or file.read_text() != content]
+    if check and stale:
+        sys.exit(f"not what the results say: {', '.join(map(str, stale))}; run python -m benchmarks.pages")
+    for file, content in pages().items():
+        file.write_text(content)
+
+
+if __name__ == "__main__":
+    main()
