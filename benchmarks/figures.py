@@ -2,20 +2,21 @@
 
     python -m benchmarks.figures [NAME ...] [--results FOLDER] [--out FOLDER]
 
-Lines are means over seeds, bars reach from the smallest to the largest. Where a run was made more than once the last
-one counts. Names are those of `FIGURES`; by default all whose results are there.
+Lines are means over seeds, bars reach from the smallest to the largest. Only results of the suites as they stand
+count. Names are those of `FIGURES`; by default all whose results are there.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.run import RESULTS, read
+from benchmarks.run import RESULTS
 from benchmarks.suites import Suite
+from benchmarks.tables import Found
 from isthmus.plots.style import COLORS, GREY, INK, Picture, canvas, log_scale, number, styled
 
 __all__ = ["FIGURES", "frame"]
@@ -25,19 +26,20 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1)), "-")
 
 
-def frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One line a row of results: its labels, its values and the seed; of runs of one cell and seed only the last."""
-    last = {(tuple(sorted(record["cell"].items())), record["seed"]): record for record in records if "rows" in record}
-    return pd.DataFrame(
-        {**row["labels"], **row["values"], "seed": record["seed"]} for record in last.values() for row in record["rows"]
-    )
+def frame(found: Found) -> pd.DataFrame:
+    """One line a row of results: its labels, its values and the seed."""
+    return pd.DataFrame({**values, **labels, "seed": seed} for labels, seed, values in found.rows)
 
 
 def span(data: pd.DataFrame, x: str, y: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions, means over what else differs, and how far the smallest and the largest are off, (2, n)."""
     grouped = data.dropna(subset=[x, y]).assign(**{x: lambda d: d[x].astype(float)}).groupby(x)[y]
     mean = grouped.mean().to_numpy()
-    return grouped.mean().index.to_numpy(), mean, np.stack([mean - grouped.min(), grouped.max() - mean])
+    return (
+        grouped.mean().index.to_numpy(),
+        mean,
+        np.stack([mean - grouped.min(), grouped.max() - mean]).clip(0),
+    )  # rounding
 
 
 def kinds(data: pd.DataFrame, name: str) -> list[Any]:
@@ -52,6 +54,13 @@ def line(ax: Any, data: pd.DataFrame, x: str, y: str, place: int, *, dodge: floa
     ax.errorbar(at * dodge, mean, off, **(look | options))
 
 
+def log_ticks(ax: Any, values: Sequence[Any]) -> None:
+    """A logarithmic axis below, labelled at these numbers."""
+    ax.set_xscale("log")
+    ax.minorticks_off()
+    ax.set_xticks(sorted(map(float, values)), [number(value) for value in sorted(map(float, values))])
+
+
 def legend(figure: Any, ax: Any, columns: int) -> None:
     """Above the panels."""
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=columns)
@@ -63,35 +72,38 @@ def below(words: Sequence[str]) -> str:
 
 
 @styled
-def toy_transition(data: pd.DataFrame, published: Sequence[dict[str, Any]]) -> Picture:
+def toy_transition(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Reconstruction error and likelihood against beta, for each noise, with the published points beside."""
     figure, (top, bottom) = canvas(2, height=4.8, sharex=True)
     said = []
     for place, noise in enumerate(kinds(data, "noise")):
         own = data[data["noise"] == noise]
-        for ax, value in ((top, "reconstruction"), (bottom, "nll")):
+        for ax, value in ((top, "reconstruction"), (bottom, "manifold_nll")):
             line(ax, own, "beta", value, place, label=f"noise {noise}")
             points = [p for p in published if p["value"] == value and str(p["where"].get("noise")) == str(noise)]
             if points:
                 at = np.array([float(p["where"]["beta"]) for p in points]) * 1.12
-                mean, spread = ([p[key] or 0.0 for p in points] for key in ("mean", "spread"))
+                mean, spread = ([p.get(key, 0.0) for p in points] for key in ("mean", "spread"))
                 ax.errorbar(at, mean, spread, fmt=MARKERS[place], color=COLORS[place], mfc="white", ms=5, elinewidth=1)
         top.axhline(float(noise) ** 2, color=COLORS[place], lw=0.8, ls=":")
         at, error, _ = span(own, "beta", "reconstruction")
-        said.append(f"noise {noise}: {number(error[0])} at beta {number(at[0])}, {number(error[-1])} at {number(at[-1])}")
-    low, high = (float(extreme) for extreme in (data["reconstruction"].min(), data["reconstruction"].max()))
-    log_scale(top, "y", low, high)
-    log_scale(bottom, "x", float(data["beta"].astype(float).min()), float(data["beta"].astype(float).max()))
+        said.append(
+            f"noise {noise}: {number(error[0])} at beta {number(at[0])}, {number(error[-1])} at {number(at[-1])}"
+        )
+    log_scale(top, "y", float(data["reconstruction"].min()), float(data["reconstruction"].max()))
+    log_ticks(bottom, kinds(data, "beta"))
     top.set_ylabel("reconstruction error\n(log scale)")
     bottom.set(ylabel="exact NLL (nats per row)", xlabel="beta (log scale)")
     top.errorbar([], [], fmt="o", color=GREY, mfc="white", ms=5, label="published")
     top.plot([], [], color=GREY, lw=0.8, ls=":", label="noise variance")
     legend(figure, top, 3)
-    return Picture(figure, f"Reconstruction error against beta. {below(said)}. The dotted lines are the noise variances.")
+    return Picture(
+        figure, f"Reconstruction error against beta. {below(said)}. The dotted lines are the noise variances."
+    )
 
 
 @styled
-def toy_pathology(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture:
+def toy_pathology(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
     """Reconstruction error and likelihood of every objective and beta, filled where the last weights are healthy."""
     figure, axes = canvas(3, height=5.6, sharex=True)
     betas = sorted(kinds(data, "beta"), key=float)
@@ -126,7 +138,7 @@ def toy_pathology(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture:
 
 
 @styled
-def hutchinson_variance(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture:
+def hutchinson_variance(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
     """Measured variance of the trace estimate (markers) on its closed form (lines), against the number of probes."""
     data = data.dropna(subset=["measured"])
     sets = kinds(data, "set")
@@ -141,8 +153,8 @@ def hutchinson_variance(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Pict
         log_scale(ax, "y", float(own["measured"][own["measured"] > 1e-9].min()), float(own["measured"].max()))
         ax.set(ylabel="variance (log scale)", title=name)
         ax.grid(axis="y")
-    log_scale(axes[-1], "x", 1.0, float(data["K"].astype(float).max()))
-    axes[-1].set_xlabel("probes K (log scale)")
+        log_ticks(ax, kinds(data, "K"))
+    axes[-1].set_xlabel("probes K")
     legend(figure, axes[0], 2)
     ratio = data["ratio"].dropna()
     return Picture(
@@ -154,11 +166,11 @@ def hutchinson_variance(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Pict
 
 
 @styled
-def hutchinson_gradient(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture:
+def hutchinson_gradient(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
     """Error of the surrogate's gradient: from the probes alone, and in all, for the same number of products."""
     data = data.dropna(subset=["probe_error"])
-    data = data[data["set"] == kinds(data, "set")[-1]]
-    data = data.assign(products=data["K"].astype(float) * data["batch"].astype(float))
+    data = data[data["set"] == kinds(data, "set")[-1]].astype({"K": int, "batch": int})
+    data = data.assign(products=data["K"] * data["batch"])
     figure, (top, bottom) = canvas(2, height=5.2)
     for place, batch in enumerate(kinds(data, "batch")):
         own = data[(data["batch"] == batch) & (data["probes"] == "orthonormal")]
@@ -169,16 +181,18 @@ def hutchinson_gradient(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Pict
         line(top, other, "K", "probe_error", place, mfc="white", lw=0.7, label=f"{batch} rows, gaussian")
     probed = data["probe_error"][data["probe_error"] > 1e-6]
     log_scale(top, "y", float(probed.min()), float(probed.max()))
-    log_scale(top, "x", 1.0, float(data["K"].astype(float).max()))
     log_scale(bottom, "y", float(data["total_error"].min()), float(data["total_error"].max()))
-    bottom.set_xscale("log")
+    log_ticks(top, kinds(data, "K"))
+    log_ticks(bottom, [2.0**power for power in range(4, 14, 2)])
     top.set(ylabel="from the probes alone\n(log scale)", xlabel="probes K", title="Relative error of the gradient")
     bottom.set(ylabel="from probes and rows\n(log scale)", xlabel="products a step: rows times K, orthonormal")
     for ax in (top, bottom):
         ax.grid(axis="y")
     legend(figure, top, 2)
     one = data[(data["probes"] == "orthonormal") & (data["K"] == 1)].groupby("batch")["total_error"].mean()
-    many = data[(data["probes"] == "orthonormal") & (data["batch"] == one.index.min())].groupby("K")["total_error"].mean()
+    many = (
+        data[(data["probes"] == "orthonormal") & (data["batch"] == one.index.min())].groupby("K")["total_error"].mean()
+    )
     return Picture(
         figure,
         f"Relative error of the surrogate's gradient at {kinds(data, 'set')[0]}. With one probe it falls from "
@@ -188,7 +202,7 @@ def hutchinson_gradient(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Pict
 
 
 @styled
-def gradient_quality(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture:
+def gradient_quality(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
     """Cosines with the exact gradients, and the distance from the pseudo-inverse, along training."""
     sets, surrogates = kinds(data, "set"), kinds(data, "surrogate")
     panels = {
@@ -205,12 +219,12 @@ def gradient_quality(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture
             own = data[(data["set"] == name) & (data["surrogate"] == surrogate)]
             for row, value in enumerate(panels):
                 line(grid[row, column], own, "step", value, place, label=surrogate.replace("_", " "))
-            last = own[own["step"] == own["step"].max()]
+            last = own[own["step"].astype(int) == own["step"].astype(int).max()]
             said.append(f"{name}, {surrogate}: {number(last['either'].mean())}")
         grid[0, column].set_title(name)
         grid[-1, column].set_xlabel("training step")
         grid[-1, column].set_xscale("symlog", linthresh=30, linscale=0.5)
-        steps = sorted(kinds(data, "step"))
+        steps = sorted(map(int, kinds(data, "step")))
         grid[-1, column].set_xticks(steps, [number(step) for step in steps], rotation=45)
         grid[-1, column].minorticks_off()
     for row, label in enumerate(panels.values()):
@@ -226,7 +240,7 @@ def gradient_quality(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture
 
 
 @styled
-def singular_values(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture:
+def singular_values(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
     """Sorted singular values of the decoder's Jacobian, for flows of several latent dimensions."""
     sets = kinds(data, "set")
     figure, axes = canvas(len(sets), height=1.0 + 2.3 * len(sets))
@@ -247,7 +261,9 @@ def singular_values(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture:
         noise = own["noise"].dropna().min()
         ax.axhline(1.0, color=INK, lw=0.8, ls=":")
         ax.axhline(noise, color=INK, lw=0.8, ls="--")
-        ax.text(1.0, noise, f"noise {number(noise)}", transform=ax.get_yaxis_transform(), ha="right", va="bottom", size=8)
+        ax.text(
+            1.0, noise, f"noise {number(noise)}", transform=ax.get_yaxis_transform(), ha="right", va="bottom", size=8
+        )
         ax.set(ylabel="singular value\n(standard deviations)", title=name)
         ax.set_ylim(bottom=0)
     axes[-1].set_xlabel("place, the largest first")
@@ -255,7 +271,7 @@ def singular_values(data: pd.DataFrame, _: Sequence[dict[str, Any]]) -> Picture:
     return Picture(figure, f"Singular values of the decoder's Jacobian, and their spread over draws. {below(said)}.")
 
 
-Drawing = Callable[[pd.DataFrame, Sequence[dict[str, Any]]], Picture]
+Drawing = Callable[[pd.DataFrame, Sequence[Mapping[str, Any]]], Picture]
 
 # Name of the figure: the suite it is drawn from, and the function.
 FIGURES: dict[str, tuple[str, Drawing]] = {
@@ -272,9 +288,9 @@ def pictures(names: Sequence[str], results: Path) -> Iterator[tuple[str, Picture
     """The figures of those names whose suites have results."""
     for name in names:
         suite, draw = FIGURES[name]
-        records = read(results / f"{suite}.jsonl")
-        if records:
-            yield name, draw(frame(records), Suite.read(suite).record.get("published", []))
+        found = Found(Suite.read(suite), results / f"{suite}.jsonl")
+        if found.rows:
+            yield name, draw(frame(found), found.published)
 
 
 def main() -> None:

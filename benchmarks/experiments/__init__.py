@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 
 from benchmarks.experiments.gradients import gradient_cosines
 from benchmarks.experiments.hutchinson import hutchinson_variance
-from benchmarks.experiments.pathology import pathology
 from benchmarks.experiments.setting import Row, Spec
 from benchmarks.experiments.spectra import singular_values
+from benchmarks.experiments.toy_pathology import pathology
 
 __all__ = ["EXPERIMENTS", "Row"]
 

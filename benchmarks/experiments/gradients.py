@@ -10,8 +10,8 @@ At every stop, on batches of held-out rows, over all parameters of both networks
 * `either`: the same with the nearest sum of both, neither subtracted, which a choice by probe follows;
 * `single`: mean cosine of the gradient with one probe a row with that of all probes.
 
-Beside them `gap = |f' - g'^+|_F / |g'^+|_F`, `defect = |f' g' - I|_F / sqrt(d)`, `trace = tr(f' g') / d` and the squared
-reconstruction error of a row.
+Beside them the numbers of `isthmus.diagnostics.pseudo_inverse`, `gap = |f' - g'^+|_F / |g'^+|_F`, `defect = |f' g' -
+I|_F / sqrt(d)` and `trace = tr(f' g') / d`, and the squared reconstruction error of a row.
 """
 
 import copy

@@ -116,7 +116,7 @@ def pathology(spec: Spec, seed: int) -> Iterable[Row]:
 
     Returns:
         One row: reconstruction (squared units of x), nll (nats, exact, of the decoder), z_std, turning (radians),
-        length (units of x), regime.
+        length (units of x), regime, healthy (1 or 0).
     """
     splits = load(spec)
     with torch.random.fork_rng(devices=[]):
@@ -138,4 +138,5 @@ def pathology(spec: Spec, seed: int) -> Iterable[Row]:
         "length": length,
     }
     found = regime(reconstruction, z_std, turning, spec["noise_variance"])
-    yield Row({}, {name: finite(value) for name, value in numbers.items()} | {"regime": found})
+    values = {name: finite(value) for name, value in numbers.items()}
+    yield Row({}, {**values, "regime": found, "healthy": int(found == "healthy")})
