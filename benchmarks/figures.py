@@ -111,7 +111,7 @@ def toy_pathology(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture
     said = []
     for place, variant in enumerate(variants):
         own = data[data["variant"] == variant]
-        at = own["beta"].map(betas.index) + 0.13 * (place - (len(variants) - 1) / 2)
+        at = own["beta"].map(betas.index) + 0.15 * (place - (len(variants) - 1) / 2)
         for ax, value in zip(axes, ("reconstruction", "nll", "turning"), strict=True):
             healthy = own["regime"] == "healthy"
             look: dict[str, Any] = {"marker": MARKERS[place], "color": COLORS[place], "ls": "", "ms": 4.5}
@@ -124,9 +124,11 @@ def toy_pathology(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture
             ax.axhline(ideal, color=INK, lw=0.8, ls=":")
         for edge in range(1, len(betas)):
             ax.axvline(edge - 0.5, color=INK, lw=0.5, alpha=0.3)
-    axes[0].set(yscale="log", ylabel="reconstruction\nerror (log)")
+    for ax, value in ((axes[0], "reconstruction"), (axes[2], "turning")):
+        log_scale(ax, "y", float(data[value].min()), float(data[value].max()))
+    axes[0].set_ylabel("reconstruction\nerror (log)")
     axes[1].set(ylabel="exact NLL\n(nats per row)")
-    axes[2].set(yscale="log", ylabel="turning of the\ncurve (rad, log)", xlabel="beta")
+    axes[2].set(ylabel="turning of the\ncurve (rad, log)", xlabel="beta")
     axes[2].set_xticks(range(len(betas)), betas)
     axes[2].set_xlim(-0.5, len(betas) - 0.5)
     legend(figure, axes[0], 2)
@@ -231,7 +233,7 @@ def gradient_quality(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Pict
         grid[row, 0].set_ylabel(label)
         for ax in grid[row]:
             ax.axhline(0.0 if row == len(panels) - 1 else 1.0, color=INK, lw=0.8, ls=":")
-    legend(figure, grid[0, 0], 2)
+    legend(figure, grid[0, 0], 3)
     return Picture(
         figure,
         "Cosine of the surrogate's gradient with the nearest sum of the exact gradients, after the last step: "

@@ -99,11 +99,11 @@ def test_a_circle_turns_by_its_angle_and_has_its_length():
 @pytest.mark.parametrize(
     ("numbers", "found"),
     [
-        ((0.09, 1.0, 0.2), "healthy"),
-        ((0.09, 1.0, 3.0), "diverged"),
-        ((0.3, 1.0, 0.2), "diverged"),
+        ((0.09, 0.2, 5.0), "healthy"),
+        ((0.09, 3.0, 5.0), "diverged"),
+        ((0.3, 0.2, 4.0), "diverged"),
         ((math.nan, math.nan, math.nan), "diverged"),
-        ((1.09, 0.01, 0.0), "collapsed"),
+        ((1.09, 3.0, 0.01), "collapsed"),
     ],
 )
 def test_regimes(numbers, found):
@@ -131,13 +131,6 @@ def test_objectives_of_the_experiment_agree_with_the_library_where_both_exist():
     flow, x = small_flow(2, 1), torch.randn(9, 2)  # with d = 1 a probe is 1 or -1, and its sign has no effect
     ours = strip.ByVolume(4.0, volume=encoder_surrogate)(flow, x).total
     torch.testing.assert_close(ours, FreeForm(beta=4.0, surrogate="encoder")(flow, x).total)
-
-
-def test_a_smaller_start_scales_what_the_networks_give():
-    flow, x, z = small_flow(), torch.randn(4, 6), torch.randn(4, 3)
-    before = flow.encode(x), flow.decode(z)
-    strip.start_smaller(flow, 0.1)
-    torch.testing.assert_close((flow.encode(x), flow.decode(z)), tuple(0.1 * y for y in before))
 
 
 # -- the trace ---------------------------------------------------------------------------------------------------------
