@@ -103,7 +103,7 @@ def toy_transition(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -
 
 
 @styled
-def toy_pathology(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def toy_pathology(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Reconstruction error and likelihood of every objective and beta, filled where the last weights are healthy."""
     figure, axes = canvas(3, height=5.6, sharex=True)
     betas = sorted(kinds(data, "beta"), key=float)
@@ -140,7 +140,7 @@ def toy_pathology(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture
 
 
 @styled
-def hutchinson_variance(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def hutchinson_variance(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Measured variance of the trace estimate (markers) on its closed form (lines), against the number of probes."""
     data = data.dropna(subset=["measured"])
     sets = kinds(data, "set")
@@ -168,7 +168,7 @@ def hutchinson_variance(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> P
 
 
 @styled
-def hutchinson_gradient(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def hutchinson_gradient(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Error of the surrogate's gradient: from the probes alone, and in all, for the same number of products."""
     data = data.dropna(subset=["probe_error"])
     data = data[data["set"] == kinds(data, "set")[-1]].astype({"K": int, "batch": int})
@@ -204,7 +204,7 @@ def hutchinson_gradient(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> P
 
 
 @styled
-def gradient_quality(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def gradient_quality(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Cosines with the exact gradients, and the distance from the pseudo-inverse, along training."""
     sets, surrogates = kinds(data, "set"), kinds(data, "surrogate")
     panels = {
@@ -243,7 +243,7 @@ def gradient_quality(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Pict
 
 
 @styled
-def singular_values(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def singular_values(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Sorted singular values of the decoder's Jacobian, for flows of several latent dimensions."""
     sets = kinds(data, "set")
     figure, axes = canvas(len(sets), height=1.0 + 2.3 * len(sets))
