@@ -103,7 +103,7 @@ def toy_transition(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -
 
 
 @styled
-def toy_pathology(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def toy_pathology(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Reconstruction error and likelihood of every objective and beta, filled where the last weights are healthy."""
     figure, axes = canvas(3, height=5.6, sharex=True)
     betas = sorted(kinds(data, "beta"), key=float)
@@ -140,7 +140,7 @@ def toy_pathology(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture
 
 
 @styled
-def hutchinson_variance(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def hutchinson_variance(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Measured variance of the trace estimate (markers) on its closed form (lines), against the number of probes."""
     data = data.dropna(subset=["measured"])
     sets = kinds(data, "set")
@@ -168,7 +168,7 @@ def hutchinson_variance(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> P
 
 
 @styled
-def hutchinson_gradient(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def hutchinson_gradient(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Error of the surrogate's gradient: from the probes alone, and in all, for the same number of products."""
     data = data.dropna(subset=["probe_error"])
     data = data[data["set"] == kinds(data, "set")[-1]].astype({"K": int, "batch": int})
@@ -204,7 +204,7 @@ def hutchinson_gradient(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> P
 
 
 @styled
-def gradient_quality(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def gradient_quality(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Cosines with the exact gradients, and the distance from the pseudo-inverse, along training."""
     sets, surrogates = kinds(data, "set"), kinds(data, "surrogate")
     panels = {
@@ -212,8 +212,9 @@ def gradient_quality(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Pict
         "either": "cosine with the\nnearest sum",
         "single": "cosine of one\nprobe with all",
         "gap": "distance from the\npseudo-inverse",
+        "defect": "distance of f' g'\nfrom the identity",
     }
-    figure, axes = canvas(len(panels), len(sets), height=6.6, sharex=True, sharey="row")
+    figure, axes = canvas(len(panels), len(sets), height=7.6, sharex=True, sharey="row")
     grid = np.array(axes).reshape(len(panels), len(sets))
     said = []
     for column, name in enumerate(sets):
@@ -222,27 +223,27 @@ def gradient_quality(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Pict
             for row, value in enumerate(panels):
                 line(grid[row, column], own, "step", value, place, label=surrogate.replace("_", " "))
             last = own[own["step"].astype(int) == own["step"].astype(int).max()]
-            said.append(f"{name}, {surrogate}: {number(last['either'].mean())}")
+            said.append(f"{name}, {surrogate}: {number(last['either'].mean())} and {number(last['defect'].mean())}")
         grid[0, column].set_title(name)
         grid[-1, column].set_xlabel("training step")
         grid[-1, column].set_xscale("symlog", linthresh=30, linscale=0.5)
         steps = sorted(map(int, kinds(data, "step")))
-        grid[-1, column].set_xticks(steps, [number(step) for step in steps], rotation=45)
+        grid[-1, column].set_xticks(steps, [number(step) for step in steps], rotation=60)
         grid[-1, column].minorticks_off()
     for row, label in enumerate(panels.values()):
         grid[row, 0].set_ylabel(label)
         for ax in grid[row]:
-            ax.axhline(0.0 if row == len(panels) - 1 else 1.0, color=INK, lw=0.8, ls=":")
+            ax.axhline(0.0 if row >= 3 else 1.0, color=INK, lw=0.8, ls=":")
     legend(figure, grid[0, 0], 3)
     return Picture(
         figure,
-        "Cosine of the surrogate's gradient with the nearest sum of the exact gradients, after the last step: "
-        f"{below(said)}. Dotted: the best value.",
+        "Cosine of the surrogate's gradient with the nearest sum of the exact gradients, and distance of f' g' from "
+        f"the identity, after the last step: {below(said)}. Dotted: the best value.",
     )
 
 
 @styled
-def singular_values(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+def singular_values(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -> Picture:
     """Sorted singular values of the decoder's Jacobian, for flows of several latent dimensions."""
     sets = kinds(data, "set")
     figure, axes = canvas(len(sets), height=1.0 + 2.3 * len(sets))

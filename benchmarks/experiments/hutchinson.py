@@ -111,7 +111,7 @@ def gradient_errors(
         return gradient(flow, batch, orthonormal_probes(batch[:, :d], d))
 
     pieces = x[torch.randperm(len(x))[:rows]].split(256)
-    mean = sum(whole(piece) * len(piece) for piece in pieces) / min(rows, len(x))
+    mean = torch.stack([whole(piece) * len(piece) for piece in pieces]).sum(0) / min(rows, len(x))
     for size in batches:
         squares: dict[tuple[str, int], list[Tensor]] = {}
         for _ in range(repeats):
@@ -123,6 +123,7 @@ def gradient_errors(
                     own = (found - exact).square().sum() / exact.square().sum()
                     total = (found - mean).square().sum() / mean.square().sum()
                     squares.setdefault((probes, count), []).append(torch.stack([own, total]))
-        for (probes, count), found in squares.items():
-            own, total = torch.stack(found).mean(0).sqrt().tolist()
-            yield Row({"probes": probes, "K": count, "batch": size}, {"probe_error": own, "total_error": total})
+        for (probes, count), errors in squares.items():
+            probe_error, total_error = torch.stack(errors).mean(0).sqrt().tolist()
+            values: dict[str, Any] = {"probe_error": probe_error, "total_error": total_error}
+            yield Row({"probes": probes, "K": count, "batch": size}, values)

@@ -53,11 +53,11 @@ def load(spec: Spec) -> Splits:
     options = dict(spec["data"])
     standardise = options.pop("standardise", True)
     data = DATASETS[options.pop("name")](**options)
-    splits = data.train, data.validation, data.test
+    splits = [data.train, data.validation, data.test]
     if standardise:
         mean, deviation = data.train.mean(0), data.train.std(0)
         kept = deviation > 0
-        splits = tuple(((x - mean) / deviation)[:, kept] for x in splits)
+        splits = [((x - mean) / deviation)[:, kept] for x in splits]
     return Splits(*splits)
 
 
