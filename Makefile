@@ -1,5 +1,6 @@
 # make demo    set up, then learn the handwritten digits: fit, evaluate, sample
 # make test    set up, then lint, types and all tests
+# make quick   set-up, then a small version of every benchmark
 # make check   lint and types only
 # make clean   remove what the above made, but for .venv
 
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # threads that spin while they wait crawl on a busy machine
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test check clean
+.PHONY: demo test quick check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits_table.py write build/demo
@@ -22,6 +23,10 @@ demo: $(VENV)/.installed
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+quick: $(VENV)/.installed-test
+	rm -rf build/quick
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run all --quick
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -122,7 +122,7 @@ def page(suite: Suite, file: Path, layout: Any = aligned) -> str:
         return "\n\n".join([*parts, "no results yet"])
     for title, rows in tables(found, record["tables"]):
         parts += [f"{title} (mean ± standard deviation over seeds) [published]", layout(rows)]
-    return "\n\n".join([*parts, *found.failures()])
+    return "\n\n".join([*parts, *record.get("notes", []), *found.failures()])
 
 
 def main() -> None:
