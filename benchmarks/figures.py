@@ -7,7 +7,7 @@ count. Names are those of `FIGURES`; by default all whose results are there.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,12 @@ def line(ax: Any, data: pd.DataFrame, x: str, y: str, place: int, *, dodge: floa
     ax.errorbar(at * dodge, mean, off, **(look | options))
 
 
-def log_ticks(ax: Any, values: Sequence[Any]) -> None:
+def log_ticks(ax: Any, values: Iterable[Any]) -> None:
     """A logarithmic axis below, labelled at these numbers."""
+    at = sorted({float(value) for value in values})
     ax.set_xscale("log")
-    ax.minorticks_off()
-    ax.set_xticks(sorted(map(float, values)), [number(value) for value in sorted(map(float, values))])
+    ax.xaxis.minorticks_off()
+    ax.set_xticks(at, [number(value) for value in at])
 
 
 def legend(figure: Any, ax: Any, columns: int) -> None:
@@ -80,26 +81,29 @@ def toy_transition(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) -
         own = data[data["noise"] == noise]
         for ax, value in ((top, "reconstruction"), (bottom, "manifold_nll")):
             line(ax, own, "beta", value, place, label=f"noise {noise}")
-            points = [p for p in published if p["value"] == value and str(p["where"].get("noise")) == str(noise)]
-            if points:
-                at = np.array([float(p["where"]["beta"]) for p in points]) * 1.12
-                mean, spread = ([p.get(key, 0.0) for p in points] for key in ("mean", "spread"))
-                ax.errorbar(at, mean, spread, fmt=MARKERS[place], color=COLORS[place], mfc="white", ms=5, elinewidth=1)
+            beside(ax, [p for p in published if p["value"] == value and str(p["where"].get("noise")) == noise], place)
         top.axhline(float(noise) ** 2, color=COLORS[place], lw=0.8, ls=":")
         at, error, _ = span(own, "beta", "reconstruction")
-        said.append(
-            f"noise {noise}: {number(error[0])} at beta {number(at[0])}, {number(error[-1])} at {number(at[-1])}"
-        )
-    log_scale(top, "y", float(data["reconstruction"].min()), float(data["reconstruction"].max()))
-    log_ticks(bottom, kinds(data, "beta"))
+        ends = [f"{number(error[end])} at beta {number(at[end])}" for end in (0, -1)]
+        said.append(f"noise {noise}: {', '.join(ends)}")
+    points = [p["mean"] for p in published if p["value"] == "reconstruction"]
+    shown = [*data["reconstruction"], *points, *(float(noise) ** 2 for noise in kinds(data, "noise"))]
+    log_scale(top, "y", min(shown), max(shown))
+    log_ticks(bottom, {*kinds(data, "beta"), *(p["where"]["beta"] for p in published)})
     top.set_ylabel("reconstruction error\n(log scale)")
     bottom.set(ylabel="exact NLL (nats per row)", xlabel="beta (log scale)")
     top.errorbar([], [], fmt="o", color=GREY, mfc="white", ms=5, label="published")
     top.plot([], [], color=GREY, lw=0.8, ls=":", label="noise variance")
-    legend(figure, top, 3)
-    return Picture(
-        figure, f"Reconstruction error against beta. {below(said)}. The dotted lines are the noise variances."
-    )
+    legend(figure, top, 2)
+    return Picture(figure, f"Reconstruction error against beta. {below(said)}. Dotted: the variances of the noise.")
+
+
+def beside(ax: Any, published: Sequence[Mapping[str, Any]], place: int) -> None:
+    """Published values with their spread, a little to the right of their beta."""
+    if published:
+        at = np.array([float(p["where"]["beta"]) for p in published]) * 1.15
+        mean, spread = ([p.get(key, 0.0) for p in published] for key in ("mean", "spread"))
+        ax.errorbar(at, mean, spread, fmt=MARKERS[place], color=COLORS[place], mfc="white", ms=5, elinewidth=1)
 
 
 @styled
@@ -269,6 +273,7 @@ def singular_values(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) 
         )
         ax.set(ylabel="singular value\n(standard deviations)", title=name)
         ax.set_ylim(bottom=0)
+        ax.set_xticks(sorted(own["place"].dropna().astype(int).unique()))
     axes[-1].set_xlabel("place, the largest first")
     legend(figure, axes[0], 5)
     return Picture(figure, f"Singular values of the decoder's Jacobian, and their spread over draws. {below(said)}.")

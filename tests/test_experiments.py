@@ -300,7 +300,7 @@ def test_the_transition_is_drawn_with_the_published_points(tmp_path):
         lines.append(json.dumps(line | {"rows": [{"labels": run.cell, "values": values}]}) + "\n")
     (tmp_path / "toy_transition.jsonl").write_text("".join(lines))
     ((_, picture),) = pictures(["toy_transition"], tmp_path)
-    assert "noise 0.1: 1.01 at beta 0.01, 0.0101 at 100" in picture.alt
+    assert "noise 0.1: 1.01 at beta 0.01, 0.0101 at beta 100" in picture.alt
     top = picture.figure.axes[0]
     lowest = min(float(line.get_ydata()[-1]) for line in top.get_lines() if len(line.get_ydata()) == 5)
     assert lowest == pytest.approx(0.0089)  # published at beta 100, noise 0.1
