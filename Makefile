@@ -2,6 +2,8 @@
 # make test    set up, then lint, types and all tests
 # make quick   set-up, then a small version of every benchmark
 # make check   lint and types only
+# make docs    set up, then build the documentation: every tutorial is executed, a warning is an error
+# make linkcheck   the same without the tutorials, to try every link to elsewhere; needs a network
 # make clean   remove what the above made, but for .venv
 
 PYTHON ?= python3
@@ -12,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # threads that spin while they wait crawl on a busy machine
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick check clean
+.PHONY: demo test quick check docs linkcheck clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits_table.py write build/demo
@@ -33,6 +35,13 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q docs build/docs
+	@echo "the documentation is build/docs/index.html"
+
+linkcheck: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -W --keep-going -q -b linkcheck -D plot_gallery=0 docs build/linkcheck
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("isthmus needs Python 3.11 or later: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +53,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e '.[test]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build docs/auto .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find src tests examples -name __pycache__ -prune -exec rm -rf {} +

@@ -3,7 +3,8 @@
     python -m benchmarks.pages [--check]
 
 `docs/reproduction.md` is written whole, from the suites; in `docs/defaults.md` the block between the marks
-`<!-- defaults -->` and `<!-- end -->` is. `--check` writes nothing, and fails where a page is not what the results say.
+`<!-- defaults -->` and `<!-- end -->` is, in `README.md` and `docs/index.md` that after `<!-- numbers -->`. `--check`
+writes nothing, and fails where a page is not what the results say.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import defaults
-from benchmarks.report import summary, text
+from benchmarks.report import number, summary, text
 from benchmarks.run import RESULTS
 from benchmarks.suites import Suite, names
 from benchmarks.tables import markdown, page
@@ -24,6 +25,13 @@ FIGURES = {
     "hutchinson_variance": "Variance of the trace estimate and error of the gradient",
     "gradient_quality": "Cosine of surrogate and exact gradient along training",
     "singular_values": "Singular values of the decoder's Jacobian",
+}
+SHOWN = {
+    "isthmus": "isthmus",
+    "ppca": "probabilistic PCA",
+    "gmm": "Gaussian mixture",
+    "autoencoder_mixture": "autoencoder, then mixture",
+    "nsf": "neural spline flow",
 }
 HEAD = """# Tables of the papers, side by side
 
@@ -61,10 +69,24 @@ def with_defaults(page: str) -> str:
     return re.sub(r"(<!-- defaults -->\n).*?(<!-- end -->)", rf"\1```text\n{block}\n```\n\2", page, flags=re.DOTALL)
 
 
+def with_numbers(page: str) -> str:
+    """A page with the table of held-out log-likelihoods as it is now, the best of each line in bold."""
+    lines = [["table", *SHOWN.values()], ["---", *("---:" for _ in SHOWN)]]
+    for name, found in summary(defaults.read(defaults.RESULTS))["tables"]["sets"].items():
+        values = {method: found["log_likelihood"].get(method) for method in SHOWN}
+        done = {method: value["mean"] for method, value in values.items() if value and value["mean"] is not None}
+        best = max(done, key=lambda method: done[method], default="")
+        cells = [f"**{number(value)}**" if method == best else number(value) for method, value in values.items()]
+        lines.append([name, *cells])
+    block = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return re.sub(r"(<!-- numbers -->\n).*?(<!-- end -->)", rf"\1{block}\n\2", page, flags=re.DOTALL)
+
+
 def pages() -> dict[Path, str]:
     """Every page that holds results, as it should be."""
     file = DOCS / "defaults.md"
-    return {DOCS / "reproduction.md": reproduction(), file: with_defaults(file.read_text())}
+    shown = {page: with_numbers(page.read_text()) for page in (DOCS.parent / "README.md", DOCS / "index.md")}
+    return {DOCS / "reproduction.md": reproduction(), file: with_defaults(file.read_text()), **shown}
 
 
 def main() -> None:

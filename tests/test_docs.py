@@ -1,0 +1,187 @@
+"""The documentation without building it: every name is explained, every link leads somewhere, all code runs."""
+
+import ast
+import doctest
+import re
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import pages
+
+from isthmus.ambient import NOISES
+from isthmus.data import DATASETS
+from isthmus.diagnostics import LIMITS
+from isthmus.flows import FLOWS
+from isthmus.latents import LATENTS
+from isthmus.metrics import METRICS
+from isthmus.networks import NETWORKS
+from isthmus.objective import OBJECTIVES
+from isthmus.recipe import Recipe
+from isthmus.report.words import CHECKS
+from isthmus.volume import SURROGATES
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+TUTORIALS = sorted(chain(DOCS.glob("start/*.py"), DOCS.glob("extending/*.py")))
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+SOURCES = [*PAGES, *TUTORIALS, *DOCS.glob("*/index.rst")]
+CATALOGUES = {
+    "flows": FLOWS,
+    "objectives": OBJECTIVES,
+    "networks": NETWORKS,
+    "latents": LATENTS,
+    "noises": NOISES,
+    "surrogates": SURROGATES,
+    "datasets": DATASETS,
+    "metrics": METRICS,
+}
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture
+def helpers(monkeypatch):
+    """The modules beside `conf.py`."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import docstrings
+    import reference
+
+    yield docstrings, reference
+    for module in ("docstrings", "reference"):
+        del sys.modules[module]
+
+
+# ------------------------------------------------------------------------------------------------- nothing is left out
+
+
+@pytest.mark.parametrize("catalogue", CATALOGUES)
+def test_the_page_on_choosing_names_every_entry(catalogue):
+    page = (DOCS / "choosing.md").read_text()
+    assert [entry for entry in CATALOGUES[catalogue] if f"`{entry}`" not in page] == []
+
+
+def test_the_page_on_reports_explains_every_check():
+    page = (DOCS / "start" / "report.py").read_text()
+    checks = (set(CHECKS) | set(LIMITS)) - {"code_scale", "nearest", "residuals"}  # second limits of other checks
+    assert sorted(check for check in checks if f"``{check}``" not in page) == []
+
+
+def test_the_reference_has_a_page_a_module_with_every_public_name_and_every_entry(helpers, tmp_path):
+    _, reference = helpers
+    reference.write(tmp_path)
+    modules = {
+        path.stem for path in (ROOT / "src" / "isthmus").iterdir() if path.stem[0] != "_" and path.suffix in ("", ".py")
+    }
+    assert {path.stem for path in tmp_path.glob("*.rst")} == modules | {"index"}
+    for module in modules:
+        page = (tmp_path / f"{module}.rst").read_text()
+        public = getattr(sys.modules[f"isthmus.{module}"], "__all__", ["InputError"])
+        assert [entry for entry in public if not re.search(rf"\b{entry}\b", page)] == [], module
+    index = (tmp_path / "index.rst").read_text()
+    assert [entry for entry in sys.modules["isthmus"].__all__ if f"isthmus.{entry}" not in index] == []
+    entries = (tmp_path / "data.rst").read_text() + (tmp_path / "ambient.rst").read_text()
+    assert [entry for entry in [*DATASETS, *NOISES] if f"``{entry}``" not in entries] == []
+
+
+def test_every_tutorial_is_in_the_table_of_contents_and_documented():
+    for folder in ("start", "extending"):
+        listed = set(re.findall(r"^   (\w+)$", (DOCS / folder / "index.rst").read_text(), re.MULTILINE))
+        assert listed == {path.stem for path in TUTORIALS if path.parent.name == folder}
+    assert all(ast.get_docstring(ast.parse(path.read_text())) for path in TUTORIALS)
+
+
+# --------------------------------------------------------------------------------------------------- figures and links
+
+
+def test_figures_on_the_first_pages_are_those_of_the_results():
+    for page in (ROOT / "README.md", DOCS / "index.md"):
+        assert pages.with_numbers(page.read_text()) == page.read_text(), "run python -m benchmarks.pages"
+        assert "| digits |" in page.read_text()
+
+
+def anchors(page):
+    """Where a link into a page of Markdown may lead: its labels, and its headings as GitHub and MyST name them."""
+    text = page.read_text()
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r"^\((.+)\)=$", text, re.MULTILINE))
+
+
+LABELS = set(chain.from_iterable(anchors(page) for page in DOCS.glob("*.md")))
+
+
+def page_of(source, target):
+    """The file that a link within the documentation leads to; pages in `auto` are made from scripts and modules."""
+    path = (source.parent / target).resolve()
+    made = re.fullmatch(rf"{DOCS}/auto/(start|extending|reference)/(\w+)", str(path))
+    if made is None:
+        return path
+    if made[1] == "reference":
+        module = ROOT / "src" / "isthmus" / made[2]
+        return (
+            DOCS / "reference.py"
+            if made[2] == "index"
+            else next((p for p in (module, module.with_suffix(".py")) if p.exists()), path)
+        )
+    return DOCS / made[1] / (f"{made[2]}.py" if made[2] != "index" else "index.rst")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_of_a_page_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)#?([^)\s]*)\)", text):
+        file = page_of(page, target) if target else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in (anchors(file) if target else LABELS), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("script", [*TUTORIALS, *DOCS.glob("*/index.rst")], ids=name)
+def test_links_of_a_tutorial_lead_somewhere(script):
+    text, place = script.read_text(), DOCS / "auto" / script.parent.name / script.name
+    for target in re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", text):
+        file = page_of(place, target)
+        assert file.exists() or file.with_suffix(".md").exists(), target
+    assert [label for label in re.findall(r":ref:`[^<`]*<([^>]+)>`", text) if label not in LABELS] == []
+
+
+# ------------------------------------------------------------------------------------------------------ the code runs
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name)
+def test_code_on_a_page_runs(page, monkeypatch, tmp_path):
+    """Sessions give what they show; other code runs on a small table, with few steps where a recipe is left out."""
+    quick = Recipe.parse("{flow: {latent_dim: 2}, training: {max_steps: 8}}")
+    monkeypatch.setattr("isthmus.fitting.Recipe", lambda: quick)
+    monkeypatch.chdir(tmp_path)
+    X = torch.randn(60, 61)
+    space = {"X": X.numpy(), "x": X[:5]}
+    for block in blocks(page):
+        if not block.startswith(">>>"):
+            exec(compile(block, name(page), "exec"), space)
+    sessions = "\n".join(block for block in blocks(page) if block.startswith(">>>"))
+    test = doctest.DocTestParser().get_doctest(sessions, {}, name(page), None, 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert runner.run(test).failed == 0
+
+
+def test_docstrings_become_restructured_text(helpers):
+    for module in helpers:
+        assert doctest.testmod(module).failed == 0
+    convert = helpers[0].restructured
+    table = ["| a | b |", "|---|---|", "| 1 | 2 |", "after"]
+    assert convert(["A *word*, 2 * 3, a_ and `Flow`s.", "* one", "  of `a", "  b`"], {"Flow": "isthmus.flow.Flow"}) == [
+        "A *word*, 2 \\* 3, a\\_ and :py:obj:`Flow <isthmus.flow.Flow>`\\ s.",
+        "* one",
+        "  of ``a b``",
+    ]
+    assert convert(table, {})[-4:] == ["   * - 1", "     - 2", "", "after"]
