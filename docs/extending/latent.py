@@ -3,8 +3,8 @@ A latent density
 ================
 
 A latent density is a lazy distribution of `zuko <https://zuko.readthedocs.io>`_: a module that, called with a context
-or None, returns a distribution over vectors of length d. Here independent Laplace densities, which have sharper peaks and
-heavier tails than the normal.
+or None, returns a distribution over vectors of length d. Here independent Laplace densities, which have sharper peaks
+and heavier tails than the normal.
 """
 
 from typing import Annotated
