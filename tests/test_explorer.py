@@ -6,10 +6,10 @@ import _thread
 import asyncio
 import dataclasses
 import io
-import itertools
 import math
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
+from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import isthmus
@@ -30,7 +31,7 @@ from isthmus import cli, scoring
 from isthmus.data.tables import Schema
 from isthmus.errors import InputError
 from isthmus.explorer import explore, server_class
-from isthmus.explorer.exploration import BASES, Exploration
+from isthmus.explorer.exploration import BASES
 from isthmus.explorer.page import Page
 
 NASTY = '<img src=x onerror="alert(1)">'
@@ -239,7 +240,7 @@ def test_a_table_that_does_not_fit_is_refused(digits):
 
 
 def test_a_conditional_model_needs_a_table(conditional):
-    with pytest.raises(InputError, match="conditioned on 'colour'|conditioned on 'k'"):
+    with pytest.raises(InputError, match="conditioned on 'k', 'colour'"):
         explore(conditional.fitted)
 
 
@@ -354,11 +355,11 @@ def test_the_path_is_played_to_its_end_and_stops(seen):
     assert text(document, "stills").count("<img") == 9
     widget(document, "play").active = True
     (callback,) = document.session_callbacks
-    for steps in itertools.count(1):
+    places = 0
+    while document.session_callbacks:
         callback.callback()
-        if not document.session_callbacks:
-            break
-    assert steps == 40
+        places += 1
+    assert places == 40
     assert np.allclose(page.code, seen.z[9])
     assert not widget(document, "play").active
 
@@ -487,11 +488,9 @@ def test_with_the_token_page_and_download_come(address, tables):
 
 @pytest.mark.parametrize(
     ("origin", "expected"),
-    [("http://127.0.0.1:{port}", True), ("http://127.0.0.1:1", False), ("https://example.org", False)],
+    [("http://127.0.0.1:{port}", 101), ("http://127.0.0.1:1", 403), ("https://example.org", 403)],
 )
 def test_connections_from_other_origins_are_refused(address, origin, expected):
-    from tornado.httpclient import HTTPClientError, HTTPRequest
-
     port = address.split(":")[2].split("/")[0]
     url = address.replace("http:", "ws:").replace("/?", "/ws?")
     request = HTTPRequest(url, headers={"Origin": origin.format(port=port)})
@@ -500,11 +499,10 @@ def test_connections_from_other_origins_are_refused(address, origin, expected):
         try:
             (await websocket_connect(request, subprotocols=["bokeh", "none"])).close()
         except HTTPClientError as error:
-            assert error.code == 403
-            return False
-        return True
+            return error.code
+        return 101
 
-    assert asyncio.run(connected()) is expected
+    assert asyncio.run(connected()) == expected
 
 
 def test_a_port_in_use_is_said(address, tables):
@@ -520,7 +518,8 @@ def test_the_command_prints_the_address_serves_and_ends_with_ctrl_c(tables, tmp_
 
     def visit():
         out = ""
-        while "token=" not in out:
+        while "\n" not in out:
+            time.sleep(0.05)
             out += capsys.readouterr().out
         found.extend([out, status(out.split()[0])])
         _thread.interrupt_main()

@@ -60,7 +60,7 @@ class Server:
             listener = socket.create_server((_HOST, port))
         except (OSError, OverflowError) as error:
             raise InputError(f"expected a free port; got {port}: {error}; choose another --port") from error
-        listener.setblocking(False)
+        listener.setblocking(False)  # noqa: FBT003 (the only way to say it)
         port = listener.getsockname()[1]
         self.url = f"http://{_HOST}:{port}/?token={token}"
         page = Application(FunctionHandler(lambda doc: _show(doc, exploration, name, token)))
