@@ -4,6 +4,7 @@
 # make check   lint and types only
 # make docs    set up, then build the documentation: every tutorial is executed, a warning is an error
 # make linkcheck   the same without the tutorials, to try every link to elsewhere; needs a network
+# make browser install a Chromium for the tests of pages, if there is none
 # make clean   remove what the above made, but for .venv
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # threads that spin while they wait crawl on a busy machine
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick check docs linkcheck clean
+.PHONY: demo test quick check docs linkcheck browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits_table.py write build/demo
@@ -23,7 +24,7 @@ demo: $(VENV)/.installed
 	$(BIN)/isthmus sample build/demo/model -n 6 -o build/demo/samples.csv
 	$(BIN)/python examples/digits_table.py show build/demo/samples.csv
 
-test: check
+test: check browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 quick: $(VENV)/.installed-test
@@ -41,6 +42,13 @@ docs: $(VENV)/.installed-docs
 
 linkcheck: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W --keep-going -q -b linkcheck -D plot_gallery=0 docs build/linkcheck
+
+browser: $(VENV)/.installed-test
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	sudo=$$(test "$$(id -u)" = 0 || echo sudo -n); \
+	{ $$sudo apt-get update -qq && $$sudo apt-get install -qqy chromium fonts-dejavu-core; } \
+	|| $(BIN)/playwright install chromium \
+	|| echo "no browser can be installed here: the tests of pages will be skipped"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("isthmus needs Python 3.11 or later: make PYTHON=..." if sys.version_info < (3, 11) else 0)'

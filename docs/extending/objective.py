@@ -3,8 +3,8 @@ An objective
 ============
 
 An objective is a callable ``(flow, x, c, weight)`` that returns a value for each row. It knows nothing of a flow but
-the contract: ``encode``, ``decode``, ``volume``, ``base``. Here the free-form loss, plus a term that makes codes survive
-a round trip: codes are drawn from the latent density, decoded and encoded again, and should come back.
+the contract: ``encode``, ``decode``, ``volume``, ``base``. Here the free-form loss, plus a term that makes codes
+survive a round trip: codes are drawn from the latent density, decoded and encoded again, and should come back.
 """
 
 from typing import Literal, final
