@@ -197,7 +197,9 @@ class Exploration:
     def table(self, z: Float[np.ndarray, "n d"], given: Mapping[str, Level | None]) -> pd.DataFrame:
         """The same points as rows in the user's columns, whole numbers rounded."""
         codes = pd.DataFrame(z, columns=[f"z{i}" for i in range(z.shape[1])])
-        return scoring.decode(self.fitted, codes.assign(**{name: [given[name]] * len(z) for name in given}))
+        for name, level in given.items():
+            codes[name] = [level] * len(z)
+        return scoring.decode(self.fitted, codes)
 
     def standardised(self, x: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n D"]:
         """Features as the flow sees them, those that vary."""
@@ -231,7 +233,7 @@ class Exploration:
         if self.fitted.schema is not None:
             c = self.fitted.schema.encode_context(given)
         else:
-            c = np.array([[float(value) for value in given.values()]])
+            c = np.array([list(given.values())], dtype=np.float64)
         return torch.from_numpy(c).expand(rows, -1)
 
 
