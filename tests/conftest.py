@@ -3,7 +3,6 @@
 `ISTHMUS_NO_TYPECHECK=1` leaves the type checks out, for timing; a type-checked function does not compile.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Self
 
 import jaxtyping
-import pandas as pd
 import pytest
 import torch
 from beartype import BeartypeConf, FrozenDict, beartype
@@ -58,23 +56,3 @@ def fresh_python():
         return json.loads(done.stdout)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def digits():
-    """A small model of the handwritten digits, and its table of 64 pixels."""
-    from sklearn.datasets import load_digits
-
-    import isthmus
-    from isthmus.data.tables import Schema
-
-    frame = pd.DataFrame(load_digits().data[:900].astype(int), columns=[f"pixel_{i}" for i in range(64)])
-    schema, _ = Schema.learn(frame)
-    recipe = isthmus.Recipe().update(
-        flow={"latent_dim": 4, "network": {"kind": "skip", "width": 64}},
-        objective={"kind": "freeform", "beta": 10},
-        training={"max_steps": 300, "batch_size": 64, "validations": 2},
-        density={"latent": "gaussian", "noise": "isotropic"},
-        columns={"heavy_tails": False},
-    )
-    return dataclasses.replace(isthmus.fit(*schema.encode(frame), recipe=recipe), schema=schema), frame

@@ -3,7 +3,6 @@
 `make browser` installs a Chromium; where none can be had these tests are skipped. Screenshots go to build/screenshots.
 """
 
-import asyncio
 import dataclasses
 import functools
 import http.server
@@ -18,8 +17,9 @@ import pandas as pd
 import pytest
 from playwright.sync_api import sync_playwright
 
+from explorations import NASTY, digits, fitted_to, mixed, serving
 from isthmus import report
-from isthmus.explorer import explore, server_class, tags
+from isthmus.explorer import explore, tags
 
 SHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -60,28 +60,14 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def seen(digits):
-    return explore(*digits)
+def seen():
+    return explore(*digits())
 
 
 @pytest.fixture(scope="module")
 def address(seen):
-    """The explorer of the digits, served by a thread of its own."""
-    ready, parts = threading.Event(), []
-
-    def serve():
-        asyncio.set_event_loop(asyncio.new_event_loop())
-        parts.extend([server_class()(seen, name="digits"), asyncio.get_event_loop()])
-        ready.set()
-        parts[0].run()
-        parts[0].close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    assert ready.wait(60)
-    yield parts[0].url
-    parts[1].call_soon_threadsafe(parts[1].stop)
-    thread.join(60)
+    with serving(seen, "digits") as url:
+        yield url
 
 
 @dataclasses.dataclass
@@ -159,8 +145,8 @@ def drawn(seen, features):
 
 
 @pytest.fixture(scope="module")
-def report_file(digits, tmp_path_factory):
-    fitted, frame = digits
+def report_file(tmp_path_factory):
+    fitted, frame = digits()
     return report.write(fitted, tmp_path_factory.mktemp("report") / "report.html", frame[:300], image="8x8")
 
 
@@ -210,6 +196,19 @@ def test_the_explorer_of_columns_is_laid_out_too(explorer):
     check_layout(page, "explorer_columns", 390)
 
 
+@pytest.mark.parametrize("target", [(), ("colour", "k", "missing")])
+def test_names_and_values_of_a_table_are_text_and_nothing_else(visit, target):
+    """A tag that got through would ask for a picture."""
+    with serving(explore(fitted_to(mixed(), target), mixed()), NASTY) as url:
+        visited = visit(url, 390)
+        visited.page.get_by_text("Row 0;").wait_for()
+        visited.page.get_by_label("Colour", exact=True).select_option("colour")
+        visited.page.locator("li", has_text=NASTY[:12]).wait_for()
+        check_layout(visited.page, f"explorer_{'given' if target else 'mixed'}", 390)
+    assert visited.page.locator("img").count() == 0
+    assert visited.complaints == []
+
+
 # -------------------------------------------------------------------------------------------- the explorer
 
 
@@ -253,7 +252,7 @@ def test_a_slider_changes_the_decoded_picture(explorer, seen):
 
 def test_the_path_plays_from_one_row_to_another(explorer):
     page = explorer().page
-    start, end = (picture(page, caption) for caption in ("0 %", "100 %"))
+    start, end = (picture(page, caption) for caption in ("0%", "100%"))
     assert start != end
     assert picture(page, "decoded") == start
     page.get_by_role("button", name="Play").click()
@@ -276,7 +275,7 @@ def test_colour_and_axes_can_be_chosen(explorer):
     visited = explorer()
     page = visited.page
     before = page.locator(".bk-Figure").first.screenshot()
-    page.get_by_label("Colour").select_option("pixel_20")
+    page.get_by_label("Colour", exact=True).select_option("pixel_20")
     page.get_by_label("Axes").select_option("codes")
     page.wait_for_function("() => Bokeh.documents[0].get_model_by_name('across').value == 'z0'")
     assert page.locator(".bk-Figure").first.screenshot() != before

@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import io
 import math
+import re
 import sys
 import threading
 import time
@@ -27,36 +28,18 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import isthmus
+from explorations import NASTY, QUICK, digits, fitted_to, mixed, serving
 from isthmus import cli, scoring
-from isthmus.data.tables import Schema
+from isthmus.diagnostics import Health, Verdict
 from isthmus.errors import InputError
 from isthmus.explorer import explore, server_class
 from isthmus.explorer.exploration import BASES
 from isthmus.explorer.page import Page
 
-NASTY = '<img src=x onerror="alert(1)">'
-QUICK = {"training": {"max_steps": 20, "validations": 1}, "density": {"latent": "gaussian", "noise": "isotropic"}}
-
-
-def mixed(rows=160):
-    """Every kind of column, some with names and values that a page has to escape."""
-    rng = np.random.default_rng(0)
-    t, s = rng.normal(size=(2, rows))
-    frame = pd.DataFrame({NASTY: t, "$$b$$ & c": np.sin(t) + 0.1 * s, "k": np.rint(3 * t).astype(int), "unit": "cm"})
-    frame["colour"] = np.where(t > 0.5, NASTY, np.where(s > 0, "green", "blue"))
-    frame["missing"] = np.where(rng.random(rows) > 0.2, s, np.nan)
-    return frame.assign(up=t > 0)
-
-
-def fitted_to(frame, target=(), latent_dim=2):
-    schema, _ = Schema.learn(frame, target)
-    recipe = isthmus.Recipe().update(flow={"latent_dim": latent_dim, "network": {"width": 16}}, **QUICK)
-    return dataclasses.replace(isthmus.fit(*schema.encode(frame), recipe=recipe), schema=schema)
-
 
 @pytest.fixture(scope="module")
-def seen(digits):
-    return explore(*digits)
+def seen():
+    return explore(*digits())
 
 
 @pytest.fixture(scope="module")
@@ -73,26 +56,26 @@ def tables():
 # --------------------------------------------------------------------------------------------- computation
 
 
-def test_codes_and_scores_are_those_of_score_and_encode(seen, digits):
-    fitted, frame = digits
+def test_codes_and_scores_are_those_of_score_and_encode(seen):
+    fitted, frame = digits()
     scores, codes = scoring.score(fitted, frame), scoring.encode(fitted, frame)
     assert np.array_equal(seen.log_density, scores["log_density"])
     assert np.array_equal(seen.error, scores["reconstruction_error"])
     assert np.array_equal(seen.z, codes.to_numpy())
 
 
-def test_of_a_long_table_some_rows_are_taken_and_keep_their_numbers(digits):
-    fitted, frame = digits
+def test_of_a_long_table_some_rows_are_taken_and_keep_their_numbers():
+    fitted, frame = digits()
     few = explore(fitted, frame, most_rows=7)
     assert len(few.z) == len(set(few.numbers)) == 7
     pd.testing.assert_frame_equal(few.frame, frame.iloc[few.numbers].reset_index(drop=True))
     assert np.allclose(few.z, scoring.encode(fitted, frame.iloc[few.numbers]).to_numpy())
 
 
-def test_without_a_table_samples_of_the_model_stand_in(digits):
-    drawn = explore(digits[0], most_rows=20)
+def test_without_a_table_samples_of_the_model_stand_in():
+    drawn = explore(digits()[0], most_rows=20)
     assert drawn.drawn
-    pd.testing.assert_frame_equal(drawn.frame, scoring.sample(digits[0], 20))
+    pd.testing.assert_frame_equal(drawn.frame, scoring.sample(digits()[0], 20))
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -135,8 +118,8 @@ def test_outliers_are_all_rows_below_the_cut_and_no_more_than_their_share(seen, 
     assert (np.diff(seen.log_density[chosen]) >= 0).all()
 
 
-def test_a_row_of_no_density_is_an_outlier(digits):
-    fitted, frame = digits
+def test_a_row_of_no_density_is_an_outlier():
+    fitted, frame = digits()
     far = frame.iloc[:50].astype(float)
     far.loc[7, "pixel_20"] = 1e200
     found = explore(fitted, far)
@@ -144,17 +127,19 @@ def test_a_row_of_no_density_is_an_outlier(digits):
     assert np.isfinite(found.cut(0.05))
 
 
-def test_the_table_of_outliers_has_numbers_scores_and_columns(digits):
-    few = explore(*digits, most_rows=100)
+def test_the_table_of_outliers_has_numbers_scores_and_columns():
+    few = explore(*digits(), most_rows=100)
     table, chosen = few.outlier_table(0.1), few.outliers(0.1)
     again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
     assert again["row"].tolist() == few.numbers[chosen].tolist()
     assert np.allclose(again["log_density"], few.log_density[chosen])
-    pd.testing.assert_frame_equal(again[digits[1].columns], digits[1].iloc[few.numbers[chosen]].reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        again[digits()[1].columns], digits()[1].iloc[few.numbers[chosen]].reset_index(drop=True)
+    )
 
 
-def test_decoding_is_the_models(seen, digits):
-    fitted, frame = digits
+def test_decoding_is_the_models(seen):
+    fitted, frame = digits()
     x = torch.from_numpy(seen.x[:4])
     assert np.allclose(seen.decode(seen.z[:4], {}), fitted.model.reconstruct(x).numpy())
     decoded = scoring.decode(fitted, scoring.encode(fitted, frame.iloc[:4]))
@@ -198,10 +183,10 @@ def test_colours_are_scores_numbers_or_levels(tables):
 # --------------------------------------------------------------------------------------------------- images
 
 
-def test_rows_become_the_pictures_they_were(seen, digits):
+def test_rows_become_the_pictures_they_were(seen):
     images = seen.pixels.images(seen.x)
     assert images.shape == (900, 8, 8, 1)
-    assert np.array_equal(images[:, :, :, 0], np.rint(255 * digits[1].to_numpy().reshape(-1, 8, 8) / 16))
+    assert np.array_equal(images[:, :, :, 0], np.rint(255 * digits()[1].to_numpy().reshape(-1, 8, 8) / 16))
 
 
 def test_channels_come_first_in_a_row_and_last_in_a_picture():
@@ -219,9 +204,9 @@ def test_channels_come_first_in_a_row_and_last_in_a_picture():
     ("image", "said"),
     [("8x9", "8 x 9 = 72"), ("8", "'8'"), ("8x0", "'8x0'"), ("4x4x4", "1 or 3 channels"), ("1x1x8x8", "'1x1x8x8'")],
 )
-def test_an_image_that_does_not_fit_is_refused(digits, image, said):
+def test_an_image_that_does_not_fit_is_refused(image, said):
     with pytest.raises(InputError, match=said):
-        explore(*digits, image=image, most_rows=5)
+        explore(*digits(), image=image, most_rows=5)
 
 
 def test_text_is_no_image(tables):
@@ -232,11 +217,11 @@ def test_text_is_no_image(tables):
 # ------------------------------------------------------------------------------------------------- mistakes
 
 
-def test_a_table_that_does_not_fit_is_refused(digits):
+def test_a_table_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="expected the columns"):
-        explore(digits[0], mixed())
+        explore(digits()[0], mixed())
     with pytest.raises(InputError, match="table with rows"):
-        explore(digits[0], digits[1].iloc[:0])
+        explore(digits()[0], digits()[1].iloc[:0])
 
 
 def test_a_conditional_model_needs_a_table(conditional):
@@ -298,8 +283,8 @@ def test_choosing_a_row_shows_it_its_code_and_its_neighbours(seen):
     assert [f"row {i}," in text(document, "neighbours") for i in seen.neighbours(seen.z[5], 8, 5)[0]] == [True] * 8
 
 
-def test_a_click_on_the_map_and_a_typed_number_choose_rows(digits):
-    few = explore(*digits, most_rows=30)
+def test_a_click_on_the_map_and_a_typed_number_choose_rows():
+    few = explore(*digits(), most_rows=30)
     page, document = page_of(few)
     widget(document, "map").renderers[0].data_source.selected.indices = [11]
     assert page.row == 11
@@ -398,8 +383,8 @@ def test_a_click_on_an_outlier_chooses_it(tables):
     assert page.row == tables.outliers(0.1)[2]
 
 
-def test_a_row_that_is_not_there_is_said(digits):
-    few = explore(*digits, most_rows=30)
+def test_a_row_that_is_not_there_is_said():
+    few = explore(*digits(), most_rows=30)
     page, document = page_of(few)
     absent = next(i for i in range(900) if i not in few.numbers)
     widget(document, "number").value = absent
@@ -433,28 +418,21 @@ def test_every_colour_has_its_key(tables, what):
     assert text(document, "key").count("<li>") == (len(set(tables.values(what))) if levels else 0)
 
 
+def test_a_model_that_is_not_trusted_says_so(tables):
+    assert page_of(tables)[1].template_variables["untrusted"] is None
+    health = Health((Verdict("reconstruction", "fail", 9.0, 1.0, "Residuals are <large>."),)).as_dict()
+    fitted = dataclasses.replace(tables.fitted, metrics=tables.fitted.metrics | {"health": health})
+    _, document = page_of(dataclasses.replace(tables, fitted=fitted))
+    assert "Residuals are <large>." in document.template_variables["untrusted"]
+
+
 # ----------------------------------------------------------------------------------------------- the server
 
 
 @pytest.fixture(scope="module")
 def address(tables):
-    """A server in a thread of its own."""
-    started, stop = threading.Event(), []
-
-    def serve():
-        asyncio.set_event_loop(asyncio.new_event_loop())
-        server = server_class()(tables)
-        stop.extend([server, asyncio.get_event_loop()])
-        started.set()
-        server.run()
-        server.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    started.wait(60)
-    yield stop[0].url
-    stop[1].call_soon_threadsafe(stop[1].stop)
-    thread.join(60)
+    with serving(tables) as url:
+        yield url
 
 
 def status(url):
@@ -503,6 +481,17 @@ def test_connections_from_other_origins_are_refused(address, origin, expected):
         return 101
 
     assert asyncio.run(connected()) == expected
+
+
+def test_what_the_environment_says_of_bokeh_changes_none_of_it(address, monkeypatch):
+    monkeypatch.setenv("BOKEH_RESOURCES", "cdn")
+    monkeypatch.setenv("BOKEH_ALLOW_WS_ORIGIN", "*")
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        page = answer.read().decode()
+    sources = re.findall('src="([^"]*)"', page)
+    assert len(sources) > 1
+    assert all(source.startswith("/static/js/") for source in sources)
+    test_connections_from_other_origins_are_refused(address, "https://example.org", 403)
 
 
 def test_a_port_in_use_is_said(address, tables):

@@ -4,10 +4,11 @@
 |---|---|
 | `exploration` | what there is to see, as arrays |
 | `tags` | tables and pictures as HTML |
+| `views` | the figures: the map, and a row beside what the model makes of it |
 | `page` | widgets, and what they do |
 | `server` | who gets to see it: this machine, with the token in the address |
 
-Only `page` and `server` need the extra `explore`; the page loads nothing from anywhere else.
+All but `exploration` need the extra `explore`; the page loads nothing from anywhere else.
 """
 
 from typing import TYPE_CHECKING

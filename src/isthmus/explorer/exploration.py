@@ -37,6 +37,11 @@ class Axes(NamedTuple):
         names: of the d coordinates.
         origin: (d,).
         directions: (d, d), one a column.
+
+    Example:
+        >>> axes = Axes(("up",), np.array([1.0]), np.array([[-1.0]]))
+        >>> axes.coordinates(np.array([[3.0]])), axes.codes(np.array([[-2.0]]))
+        (array([[-2.]]), array([[3.]]))
     """
 
     names: tuple[str, ...]
@@ -61,6 +66,12 @@ class Pixels(NamedTuple):
         features: which pixels are features, (features,), in their order.
         low: the value shown black.
         high: the value shown white.
+
+    Example:
+        >>> pixels = Pixels((1, 2, 2), np.zeros(4), np.array([0, 3]), low=0.0, high=1.0)
+        >>> pixels.images(np.array([[1.0, 0.2]]))[0, :, :, 0]
+        array([[255,   0],
+               [  0,  51]], dtype=uint8)
     """
 
     shape: tuple[int, int, int]
@@ -197,9 +208,8 @@ class Exploration:
     def table(self, z: Float[np.ndarray, "n d"], given: Mapping[str, Level | None]) -> pd.DataFrame:
         """The same points as rows in the user's columns, whole numbers rounded."""
         codes = pd.DataFrame(z, columns=[f"z{i}" for i in range(z.shape[1])])
-        for name, level in given.items():
-            codes[name] = [level] * len(z)
-        return scoring.decode(self.fitted, codes)
+        context = pd.DataFrame({name: [value] * len(z) for name, value in given.items()}, index=codes.index)
+        return scoring.decode(self.fitted, pd.concat([codes, context], axis=1))
 
     def standardised(self, x: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n D"]:
         """Features as the flow sees them, those that vary."""
@@ -261,6 +271,13 @@ def explore(
 
     Raises:
         InputError: the table or the image does not suit the model, or a conditional model has no table.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> exploration = explore(fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe), most_rows=9)
+        >>> exploration.drawn, exploration.frame.shape
+        (True, (9, 2))
     """
     most_rows = most_rows or affordable(fitted.model.flow, _ROWS, times=20)
     drawn = frame is None

@@ -357,7 +357,7 @@ class Page:
         lower = 100 * float(np.mean(e.log_density < e.log_density[row]))
         words = [
             f"Row {e.numbers[row]}",
-            f"log density {nats(e.log_density[row])} nats, above that of {lower:.0f} % of the rows",
+            f"log density {nats(e.log_density[row])} nats, above that of {lower:.0f}% of the rows",
             f"reconstruction error {number(e.error[row])}",
             *(f"{name} = {tags.plain(value)}" for name, value in self.given.items()),
         ]
@@ -394,7 +394,7 @@ class Page:
 
     def _show_stills(self) -> None:
         e, codes = self._exploration, self._path(_STILLS)
-        captions = [f"{100 * i / (_STILLS - 1):.0f} %" for i in range(_STILLS)]
+        captions = [f"{100 * i / (_STILLS - 1):.0f}%" for i in range(_STILLS)]
         if e.pixels is not None and self._pictures:
             html = tags.gallery(e.pixels.images(e.decode(codes, self.given)), captions, "small")
         else:

@@ -17,6 +17,7 @@ from bokeh.document import Document
 from bokeh.server.auth_provider import AuthProvider
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
+from bokeh.settings import settings
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.web import HTTPError, RequestHandler
@@ -55,6 +56,8 @@ class Server:
     """
 
     def __init__(self, exploration: Exploration, *, name: str = "model", port: int = 0) -> None:
+        settings.resources.set_value("server")  # whatever the environment says: nothing from outside,
+        settings.allowed_ws_origin.set_value([])  # and no origin but the page's own
         token = secrets.token_urlsafe(24)
         try:
             listener = socket.create_server((_HOST, port))

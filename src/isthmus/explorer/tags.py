@@ -26,7 +26,7 @@ def plain(value: Any) -> str:
         value: a number, a text, a time or a missing value.
 
     Example:
-        >>> plain(0.012345), plain(7), plain("two\\nlines"), plain(float("nan"))
+        >>> plain(0.012345), plain(7), plain("two\nlines"), plain(float("nan"))
         ('0.0123', '7', 'two lines', '')
     """
     if pd.isna(value):
@@ -35,16 +35,17 @@ def plain(value: Any) -> str:
 
 
 def cell(value: Any) -> str:
-    """The same, as HTML.
+    """The same, as HTML that breaks between words only, and not at the hyphens of a date.
 
     Args:
         value: a number, a text, a time or a missing value.
 
     Example:
-        >>> cell("<b>")
-        '&lt;b&gt;'
+        >>> cell("<b>"), cell(pd.Timestamp("2020-01-01 12:30"))
+        ('&lt;b&gt;', '<span>2020-01-01</span> <span>12:30:00</span>')
     """
-    return escape(plain(value))
+    text = escape(plain(value))
+    return " ".join(f"<span>{word}</span>" for word in text.split()) if " " in text and "-" in text else text
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
@@ -76,6 +77,10 @@ def picture(image: UInt8[np.ndarray, "h w channels"], caption: str) -> str:
     Args:
         image: grey or red, green and blue.
         caption: what it shows.
+
+    Example:
+        >>> picture(np.zeros((8, 8, 1), dtype=np.uint8), "nothing")[:61]
+        '<figure><img alt="nothing" src="data:image/png;base64,iVBORw0'
     """
     buffer = io.BytesIO()
     Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(buffer, "PNG")
@@ -91,6 +96,10 @@ def gallery(images: UInt8[np.ndarray, "n h w channels"], captions: Sequence[str]
         images: as `picture` has them.
         captions: of each.
         size: "large" or "small".
+
+    Example:
+        >>> gallery(np.zeros((2, 8, 8, 1), dtype=np.uint8), ["one", "two"], "small").count("<img")
+        2
     """
     figures = "".join(picture(image, caption) for image, caption in zip(images, captions, strict=True))
     return f'<div class="gallery {size}">{figures}</div>'
@@ -102,6 +111,10 @@ def key(colors: Sequence[str], names: Sequence[str]) -> str:
     Args:
         colors: as CSS has them.
         names: of the levels.
+
+    Example:
+        >>> key(["#0000ff"], ["blue"])
+        '<ul class="key"><li><i style="background:#0000ff"></i>blue</li></ul>'
     """
     entries = (f'<li><i style="background:{c}"></i>{cell(name)}</li>' for c, name in zip(colors, names, strict=True))
     return f'<ul class="key">{"".join(entries)}</ul>'

@@ -39,6 +39,12 @@ class Text:
     Args:
         name: of its place in the page.
         style: rules for it.
+
+    Example:
+        >>> text = Text("remark", InlineStyleSheet(css="p { color: red; }"))
+        >>> text.show("<p>careful</p>")
+        >>> text.model.visible
+        True
     """
 
     def __init__(self, name: str, style: InlineStyleSheet) -> None:
@@ -55,6 +61,16 @@ class Map:
     Args:
         exploration: the rows.
         key: where the meaning of colours goes that stand for levels.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> from isthmus.explorer import explore
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> exploration = explore(fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe), most_rows=9)
+        >>> drawn = Map(exploration, Text("key", InlineStyleSheet()))
+        >>> drawn.place(exploration.axes("codes"), "z0", "log density")
+        >>> bool((drawn.rows.data["x"] == exploration.z[:, 0]).all())
+        True
     """
 
     def __init__(self, exploration: Exploration, key: Text) -> None:
@@ -158,6 +174,16 @@ class Portrait:
         name: of its places in the page: NAME_pictures, NAME_profile, NAME_table.
         exploration: the rows.
         style: rules for pictures and table.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> from isthmus.explorer import explore
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> exploration = explore(fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe), most_rows=9)
+        >>> portrait = Portrait("row", exploration, InlineStyleSheet())
+        >>> portrait.show(exploration.x[:2], ["one", "other"], [("c0", 0.5, 1.5)], pictures=False)
+        >>> portrait.profile.visible, portrait.table.model.text.count("<td>")
+        (True, 2)
     """
 
     def __init__(self, name: str, exploration: Exploration, style: InlineStyleSheet) -> None:
