@@ -17,10 +17,10 @@ author = copyright = "The isthmus developers"
 version = release = "0.1.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery", "mathml"]
-exclude_patterns = [*tutorials.FOLDERS, "auto/scripts"]  # of which the gallery makes the pages in auto/
+exclude_patterns = [*tutorials.FOLDERS, "auto/scripts", "auto/start/index.rst", "auto/extending/index.rst"]
 nitpicky = True  # a link that leads nowhere is an error; what annotations name may be described elsewhere
 nitpick_ignore_regex = [("py:class", ".*")]
-smartquotes = False
+smartquotes_action = "D"  # dashes alone
 maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
@@ -39,7 +39,6 @@ sphinx_gallery_conf = {
     "examples_dirs": [f"auto/scripts/{name}" for name in tutorials.FOLDERS],
     "gallery_dirs": [f"auto/{name}" for name in tutorials.FOLDERS],
     "filename_pattern": r"\.py$",
-    "copyfile_regex": r"index\.rst",
     "within_subsection_order": "FileNameSortKey",
     "reset_modules": ("matplotlib", "tutorials.reset"),
     "abort_on_example_error": True,
@@ -65,10 +64,10 @@ html_theme_options = {
     "show_nav_level": 1,
     "navigation_depth": 3,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 5,
     "surface_warnings": False,
 }
-html_sidebars = {"**": ["sidebar-nav-bs"], "index": []}
+html_sidebars = {"auto/**": ["sidebar-nav-bs"], "*": []}
 
 linkcheck_timeout = 20
 linkcheck_ignore = [r"\.\./.*"]

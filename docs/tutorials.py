@@ -37,6 +37,7 @@ def copy(source: Path, target: Path) -> None:
     """
     for folder in FOLDERS:
         (target / folder).mkdir(parents=True, exist_ok=True)
+        (target / folder / "GALLERY_HEADER.rst").write_text("Tutorials\n=========\n")  # the gallery wants one
         for file in (target / folder).glob("*.py"):
             file.unlink()
         for file in (source / folder).iterdir():

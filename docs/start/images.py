@@ -29,7 +29,7 @@ recipe = Recipe.parse("""
 flow:
   latent_dim: 10
   network: {kind: convolutional, shape: [1, 8, 8], channels: 16}
-training: {max_steps: 300}
+training: {max_steps: 400}
 columns: {standardise: false, heavy_tails: false, dequantise: false}
 """)
 fitted = fit(noisy, recipe=recipe)

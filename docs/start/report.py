@@ -25,8 +25,8 @@ before their symptoms: start with the first that fails.
        ``encoder_on_manifold`` training pays for that without bound (:ref:`why <the-pathology>`).
      - Raise beta, lower ``latent_dim``, or take another surrogate.
    * - ``beta``
-     - The squared error weighs less than a tenth of 1/(2 sigma²), half of it for a warning, sigma² being the noise
-       floor: training gains by reconstructing worse than the noise (:ref:`why <the-weight-of-reconstruction>`).
+     - The squared error weighs less than a tenth of 1/(2 sigma²), sigma² being the noise floor (below half of it is a
+       warning): training gains by reconstructing worse than the noise (:ref:`why <the-weight-of-reconstruction>`).
      - Raise beta to what the sentence names, or leave it at ``auto``.
    * - ``reconstruction``
      - Held-out residuals are twice the noise floor or more, that is, of what flat pieces of the same dimension leave.

@@ -27,15 +27,19 @@ new.iloc[:3, :6]
 # A model is learned from a table and written to a folder. No option is needed; here the search for the dimension of the
 # manifold is skipped and training is cut short, so that this page is built in seconds.
 
+import io
 import shlex
+from contextlib import redirect_stderr
 
 from isthmus.cli import main
 
 
 def isthmus(line):
-    """Run a command as a shell does."""
+    """Run a command as a shell does, and show what it says."""
     print(f"$ isthmus {line}")
-    main(shlex.split(line))
+    with redirect_stderr(io.StringIO()) as said:
+        main(shlex.split(line))
+    print(said.getvalue(), end="")
 
 
 isthmus("fit benign.csv -o model --latent-dim 6 --set training.max_steps=600")
