@@ -1,8 +1,10 @@
 # make demo    set up, then learn the handwritten digits: fit, evaluate, sample
 # make test    set up, then lint, types and all tests
+# make quick   set-up, then a small version of every benchmark
 # make check   lint and types only
 # make docs    set up, then build the documentation: every tutorial is executed, a warning is an error
 # make linkcheck   the same, then try every link to elsewhere; needs a network
+# make browser install a Chromium for the tests of pages, if there is none
 # make clean   remove what the above made, but for .venv
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # threads that spin while they wait crawl on a busy machine
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test check docs linkcheck clean
+.PHONY: demo test quick check docs linkcheck browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits_table.py write build/demo
@@ -22,8 +24,12 @@ demo: $(VENV)/.installed
 	$(BIN)/isthmus sample build/demo/model -n 6 -o build/demo/samples.csv
 	$(BIN)/python examples/digits_table.py show build/demo/samples.csv
 
-test: check
+test: check browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+quick: $(VENV)/.installed-test
+	rm -rf build/quick
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run all --quick
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -36,6 +42,13 @@ docs: $(VENV)/.installed-docs
 
 linkcheck: docs
 	$(BIN)/sphinx-build --keep-going -q -b linkcheck docs build/linkcheck
+
+browser: $(VENV)/.installed-test
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	sudo=$$(test "$$(id -u)" = 0 || echo sudo -n); \
+	{ $$sudo apt-get update -qq && $$sudo apt-get install -qqy chromium fonts-dejavu-core; } \
+	|| $(BIN)/playwright install chromium \
+	|| echo "no browser can be installed here: the tests of pages will be skipped"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("isthmus needs Python 3.11 or later: make PYTHON=..." if sys.version_info < (3, 11) else 0)'

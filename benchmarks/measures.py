@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.experiments import EXPERIMENTS
+from benchmarks.experiments.setting import Row, Spec, Value
 from isthmus.ambient import Ambient
 from isthmus.data import DATASETS, Dataset
 from isthmus.fitting import fit, rows_again
@@ -21,12 +23,9 @@ from isthmus.store import Fitted
 
 __all__ = ["MEASURES", "Measure", "Row", "dataset", "fitted"]
 
-Spec = Mapping[str, Any]
-Value = float | int | str | None
-Row = tuple[dict[str, Any], dict[str, Value]]
-Measure = Callable[[Spec, int], Iterator[Row]]
+Measure = Callable[[Spec, int], Iterable[Row]]
 
-_SAMPLES = 50_000  # at most as many as test rows
+_SAMPLES = 250_000  # or as many as test rows; with fewer the error of moments outweighs what is measured
 _SCORED_ROWS = 2_000
 _SAMPLED_ROWS = 500  # scored by importance sampling
 _CLASSIFIED_ROWS = 2_000
@@ -70,7 +69,7 @@ def measure_fit(spec: Spec, seed: int) -> Iterator[Row]:
         start = time.perf_counter()
         model, kinds = _refitted(found, data.train, density, seed)
         values = {**shared, **kinds, **_sample_metrics(model, data.test, seed), **_likelihoods(model, data.test)}
-        yield {"density": name}, {**values, "refit_seconds": time.perf_counter() - start}
+        yield Row({"density": name}, {**values, "refit_seconds": time.perf_counter() - start})
 
 
 def _thinned(rows: Tensor, most: int) -> Tensor:
@@ -148,6 +147,4 @@ def _likelihoods(model: Model, test: Tensor) -> dict[str, Value]:
     }
 
 
-MEASURES: dict[str, Measure] = {
-    "fit": measure_fit,
-}
+MEASURES: dict[str, Measure] = {"fit": measure_fit, **EXPERIMENTS}

@@ -8,6 +8,7 @@
     without     cells that are left out, each {axis: label or [labels]}
     quick       {patch: merged into every run, only: {axis: [labels]}}: a trial of seconds that the suite still runs
     published   [{where: {axis: label}, value, mean, spread, source}]
+    notes       what the results mean, sentences, shown below the tables
     tables      [{title, rows: [axes], values: [names]}] or [{title, rows: [axes], columns: axis, value: name}]
 
 A run is the base with one patch of each axis merged into it, in the order of the axes, and a seed.

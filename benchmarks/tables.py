@@ -91,12 +91,14 @@ def tables(found: Found, described: Iterable[Mapping[str, Any]]) -> Iterable[tup
         if "values" in table:
             head, columns = table["values"], [({}, name) for name in table["values"]]
         else:
-            head = [label for (label,) in found.labels([table["columns"]])]
+            head = [label for (label,) in found.labels([table["columns"]]) if label]
             columns = [({table["columns"]: label}, table["value"]) for label in head]
         rows = [[*axes, *head]]
         for labels in found.labels(axes):
             where = dict(zip(axes, labels, strict=True))
-            rows.append([*labels, *(found.cell({**where, **extra}, name) for extra, name in columns)])
+            cells = [found.cell({**where, **extra}, name) for extra, name in columns]
+            if set(cells) != {"-"}:
+                rows.append([*labels, *cells])
         yield table["title"], rows
 
 
@@ -122,7 +124,7 @@ def page(suite: Suite, file: Path, layout: Any = aligned) -> str:
         return "\n\n".join([*parts, "no results yet"])
     for title, rows in tables(found, record["tables"]):
         parts += [f"{title} (mean ± standard deviation over seeds) [published]", layout(rows)]
-    return "\n\n".join([*parts, *found.failures()])
+    return "\n\n".join([*parts, *record.get("notes", []), *found.failures()])
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import isthmus
 from isthmus import cli, scoring, screens
 from isthmus.data.tables import read_table, write_table
 
-VERBS = ("fit", "score", "sample", "encode", "decode", "evaluate", "report", "inspect", "list")
+VERBS = ("fit", "score", "sample", "encode", "decode", "evaluate", "report", "explore", "inspect", "list")
 SHORT = ("--set", "training.max_steps=20", "--set", "training.patience=99", "--no-report")
 ROWS = 120
 

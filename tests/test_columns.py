@@ -7,7 +7,7 @@ from scipy.stats import johnsonsu
 from torch.autograd.functional import jacobian
 
 from cases import half_log_det, make_flow, randn
-from isthmus import Recipe, fit, load, save
+from isthmus import Recipe, fit, fitting, load, save
 from isthmus.ambient import Ambient
 from isthmus.columns import Columns
 from isthmus.errors import InputError
@@ -190,6 +190,22 @@ def test_a_recipe_can_leave_columns_straight():
     assert fit(x, recipe=QUICK).metrics["heavy_tailed"] == [0, 1]
     for columns in ({"heavy_tails": False}, {"standardise": False}):
         assert fit(x, recipe=QUICK.update(columns=columns)).metrics["heavy_tailed"] == []
+
+
+@pytest.mark.parametrize(("of_curved", "curved"), [(1e3, [0, 1]), (-1e3, [])])
+def test_columns_stay_straight_unless_the_flow_gains(monkeypatch, of_curved, curved):
+    x = np.random.default_rng(0).lognormal(size=(400, 2))
+    scores = iter([of_curved, 0.0])
+    monkeypatch.setattr(fitting, "short_score", lambda *_, **__: torch.full((40,), next(scores)).double())
+    metrics = fit(x, recipe=QUICK).metrics
+    assert metrics["heavy_tailed"] == curved
+    assert np.sign(metrics["curving"]["gain"]) == np.sign(of_curved)
+
+
+def test_what_curving_gains_does_not_depend_on_the_units():
+    x = torch.as_tensor(np.random.default_rng(0).lognormal(size=(400, 2)))
+    metrics = [fit(scale * x, recipe=QUICK).metrics["curving"] for scale in (1.0, 1e3)]
+    assert metrics[0]["gain"] == pytest.approx(metrics[1]["gain"], rel=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------ straight columns

@@ -137,6 +137,18 @@ def test_a_rectangular_encoder_is_a_left_inverse(dims):
     torch.testing.assert_close(flow.encode(flow.decode(z, c), c), z, **CLOSE)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_far_rows_stay_within_what_the_couplings_may_stretch(seed):
+    """Six couplings change each of four coordinates three times, each by a factor of at most ten."""
+    torch.manual_seed(seed)
+    flow = make_flow("rectangular", 4, 2, transforms=6)
+    with torch.no_grad():
+        for parameter in flow.embedding.parameters():
+            parameter.mul_(20)
+    _, log_det = flow.embedding(None).call_and_ladj(1e4 * torch.randn(6, 4, dtype=torch.float64))
+    assert (log_det.abs() <= 4 * 3 * np.log(10) + 1e-6).all()
+
+
 def test_a_square_rectangular_flow_is_an_ordinary_normalising_flow():
     flow, x = make_flow("rectangular", 4, 4), torch.randn(6, 4, dtype=torch.float64)
     z, log_det = flow.embedding(None).call_and_ladj(x)

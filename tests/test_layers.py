@@ -22,7 +22,7 @@ LEVELS = {
     9: {"sweep"},
     10: {"fitting"},
     11: {"estimator", "scoring", "plots"},
-    12: {"report", "screens"},
+    12: {"report", "screens", "explorer"},
     13: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
@@ -33,11 +33,14 @@ HEAVY = {
     "matplotlib": {"plots"},
     "jinja2": {"report"},
     "sklearn": {"data", "estimator", "columns", "metrics", "refit", "diagnostics", "report"},
-    "pandas": {"data", "scoring", "report", "cli"},
+    "pandas": {"data", "scoring", "report", "explorer", "cli"},
     "pyarrow": {"data"},
     "pooch": {"data"},
     "requests": {"data"},
     "typer": {"cli"},
+    "bokeh": {"explorer"},
+    "tornado": {"explorer"},
+    "PIL": {"explorer"},
 }
 
 

@@ -9,7 +9,7 @@ from isthmus.ambient import Ambient, ComponentNoise, LowRankNoise, gaussian_comp
 from isthmus.errors import InputError
 from isthmus.flows import FreeFormFlow
 from isthmus.recipe import DensityRecipe, Recipe
-from isthmus.refit import Rows, fit_flow, refit_density
+from isthmus.refit import Rows, fit_flow, fit_mixture, refit_density
 
 
 def covariances(K, D):
@@ -126,3 +126,12 @@ def test_a_flow_latent_beats_the_gaussian_it_starts_from():
 def test_a_wrong_kind_is_refused_by_name():
     with pytest.raises(InputError, match="density"):
         Recipe.parse("density: {latent: mixtures}")
+
+
+def test_a_mixture_ends_on_all_rows():
+    """Expectation maximisation keeps mean and covariance of the rows it ends on, here of those it did not begin on."""
+    z = torch.randn(60_000, 2, dtype=torch.float64)
+    z[torch.arange(60_000) % 3 > 0] += 4  # the mixture begins on every third row
+    base = fit_mixture(z, 2)()
+    mean = base.logits.softmax(0) @ base.base.loc
+    torch.testing.assert_close(mean, z.mean(0), rtol=1e-3, atol=1e-3)

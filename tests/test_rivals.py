@@ -1,6 +1,9 @@
 """The rivals are recipes of the library; where a rival has a closed form or another implementation, both agree."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_iris
@@ -13,6 +16,7 @@ from isthmus.fitting import fit, rows_again
 from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.recipe import Recipe
+from isthmus.report import render
 from isthmus.store import load, save
 
 RIVALS = {
@@ -128,3 +132,10 @@ def test_the_whole_space_has_no_dimension_to_choose(fits):
         "samples",
         "generalisation",
     ]
+
+
+def test_a_flow_of_the_whole_space_has_a_report_too(fits, iris):
+    """It has no residuals, no noise and an exact reconstruction; nothing of the page may stumble over that."""
+    page = render(fits["spline flow"], pd.DataFrame(iris, columns=list("abcd")))
+    assert "Report on the model" in page
+    assert "nan" not in re.sub(r"<(script|style|svg).*?</\1>", "", page, flags=re.DOTALL).lower().split()

@@ -5,6 +5,7 @@ import json
 import pytest
 from benchmarks import run as runner
 from benchmarks.measures import MEASURES, dataset
+from benchmarks.pages import pages
 from benchmarks.suites import Suite, matches, merged, names
 from benchmarks.tables import Found, page, summary, tables
 
@@ -152,3 +153,8 @@ def test_tables_cross_axes(tmp_path):
         ["encoder", "0.50 ± 0.71", "0.50 ± 0.71"],
         ["conditional", "-", "0.50 ± 0.71"],
     ]
+
+
+@pytest.mark.parametrize(("file", "content"), pages().items(), ids=lambda value: getattr(value, "name", ""))
+def test_every_figure_in_the_pages_comes_from_the_results(file, content):
+    assert file.read_text() == content, "run python -m benchmarks.pages"

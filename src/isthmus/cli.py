@@ -311,6 +311,35 @@ def report_model(
     screens.print_rows([("report", str(page), "")])
 
 
+@app.command("explore", epilog="Example: isthmus explore model held_out.csv")
+def explore_model(
+    model: ModelFolder,
+    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="Rows to show; - for CSV.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="CxHxW", help="Show rows as images of this size.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(metavar="N", help="Most rows shown; by default 2000, fewer of wide tables.", min=1)
+    ] = None,
+    port: Annotated[int, typer.Option(metavar="N", help="To listen on; by default a free one.", min=0, max=65535)] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address of the page.")] = False,
+) -> None:
+    """A local page to look at rows, their codes and neighbours, and to move through the latent space.
+
+    Without a TABLE it shows samples of the model. The page is for this machine only and needs nothing from outside;
+    its address holds a password, so pass it on to no one. Ctrl-C ends it.
+    """
+    from isthmus import explorer
+
+    server = explorer.server_class()
+    fitted, frame = _load(model), None if table is None else _read(table)
+    with _busy("scoring rows; --rows N takes fewer"):
+        exploration = explorer.explore(fitted, frame, image=image, most_rows=rows)
+    page = server(exploration, name=model.resolve().name, port=port)
+    sys.stdout.write(f"{page.url}\n")
+    sys.stdout.flush()
+    _say("Ctrl-C ends it")
+    page.run(browser=not no_browser)
+
+
 @app.command("inspect", epilog="Example: isthmus inspect model")
 def inspect_model(model: ModelFolder, as_json: AsJson = False) -> None:
     """What a model is, and how it came about."""

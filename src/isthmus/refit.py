@@ -33,11 +33,14 @@ from isthmus.recipe import DensityRecipe, Part
 
 __all__ = ["Refit", "Rows", "fit_flow", "fit_mixture", "refit_density", "refit_latent"]
 
-_COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
+_COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
+_MANY, _ROWS_FOR_MANY = 64, 500  # more components than that slow every score, and are for tables with so many rows each
 _ROWS_PER_COMPONENT = 4  # times d: fewer rows than that cannot carry a covariance
 _PATIENCE = 2  # numbers of components in a row that gain nothing
-_MIXTURE_ROWS = 20_000
-_HELD_OUT_ROWS = 1_000
+_MIXTURE_ROWS = 20_000  # on which a mixture begins, and to which all rows are given in the end
+_LAST_ITERATIONS = 3
+_NOISE_ROWS = 50_000
+_HELD_OUT_ROWS, _HELD_OUT_CODES = 1_000, 10_000
 _LARGEST_COVARIANCE = 128  # columns; above, low rank only
 _LEAST_VARIANCE = 1e-6  # of the noise in any direction: a thousandth of a column's standard deviation
 _FLOW_STEPS, _FLOW_BATCH, _FLOW_RATE = 200, 256, 4e-3
@@ -93,7 +96,7 @@ def fit_mixture(z: Float[Tensor, "n d"], components: int, *, seed: int = 0) -> L
     """A Gaussian mixture with full covariances fitted to codes by expectation maximisation (scikit-learn).
 
     Args:
-        z: codes, (n, d), n >= components; at most 20,000 evenly spaced rows are used.
+        z: codes, (n, d), n >= components; the mixture begins on 20,000 evenly spaced ones and ends on all of them.
         components: number of Gaussians, >= 1.
         seed: of the initialisation.
 
@@ -118,7 +121,10 @@ def fit_mixture(z: Float[Tensor, "n d"], components: int, *, seed: int = 0) -> L
     # products this small wait longer for a second thread, on a busy machine, than one thread needs
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # an unfinished mixture is judged on held-out rows like any
-        fitted = GaussianMixture(components, reg_covar=1e-3 * float(rows.var(0).mean()), random_state=seed).fit(rows)
+        least = 1e-3 * float(rows.var(0).mean())
+        fitted = GaussianMixture(components, reg_covar=least, random_state=seed, warm_start=True).fit(rows)
+        if len(rows) < len(z):
+            fitted.set_params(max_iter=_LAST_ITERATIONS).fit(z.cpu().numpy())
     lazy = latents.mixture(z.shape[1], components=components).to(z)
     lazy.logits = torch.as_tensor(fitted.weights_).log().to(z)
     lazy.means = torch.as_tensor(fitted.means_).to(z)
@@ -214,7 +220,7 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe
         >>> refit_density(flow, rows, rows, DensityRecipe(latent="as trained", noise="isotropic")).noise.kind
         'isotropic'
     """
-    trial = _Trial.of(copy.deepcopy(flow).double().eval(), train, held_out.thinned(_HELD_OUT_ROWS))
+    trial = _Trial.of(copy.deepcopy(flow).double().eval(), train, held_out)
     tried: list[_Candidate] = []
     for latent, lazy in _latent_candidates(trial, choice, seed):
         tried += trial.of_latent(latent, lazy, choice)
@@ -250,15 +256,27 @@ class _Trial:
 
     flow: Flow
     held_out: Rows
+    held_out_codes: Float[Tensor, "k d"]
     z: Float[Tensor, "n d"]
-    residuals: Float[Tensor, "n D"]
+    residuals: Float[Tensor, "m D"]  # of the evenly spaced rows that `noise_codes` are the codes of
     sigma: float
 
     @classmethod
     @torch.no_grad()
     def of(cls, flow: Flow, train: Rows, held_out: Rows) -> "_Trial":
-        z = flow.encode(train.x, train.c)
-        return cls(flow, held_out, z, train.x - flow.decode(z, train.c), _held_out_sigma(flow, held_out))
+        some, judges, codes = (
+            train.thinned(_NOISE_ROWS),
+            held_out.thinned(_HELD_OUT_ROWS),
+            held_out.thinned(_HELD_OUT_CODES),
+        )
+        residuals = some.x - flow.reconstruct(some.x, some.c)
+        z, held_out_codes = flow.encode(train.x, train.c), flow.encode(codes.x, codes.c)
+        return cls(flow, judges, held_out_codes, z, residuals, _held_out_sigma(flow, judges))
+
+    @property
+    def noise_codes(self) -> Float[Tensor, "m d"]:
+        """The codes of the rows that have residuals."""
+        return self.z[:: math.ceil(len(self.z) / len(self.residuals))]
 
     def noises(self, lazy: LazyDistribution, choice: str) -> list[str]:
         """The kinds of noise that are allowed and can stand beside a latent density."""
@@ -304,7 +322,7 @@ class _Trial:
         if kind == "isotropic" or components is None:
             return Part(kind="isotropic"), IsotropicNoise(D, settings["factor"] * self.sigma).double()
         log_weights, means, tril = components
-        shares = (log_weights + log_normal(self.z.unsqueeze(1) - means, tril)).softmax(1)
+        shares = (log_weights + log_normal(self.noise_codes.unsqueeze(1) - means, tril)).softmax(1)
         floor = settings["floor"] * self.sigma**2 * codimension / D + _LEAST_VARIANCE
         covariances = self._covariances(shares, settings["shrinkage"], self.sigma**2 * codimension)
         covariances = covariances + floor * torch.eye(D).to(covariances)
@@ -343,12 +361,12 @@ def _latent_candidates(trial: _Trial, choice: DensityRecipe, seed: int) -> Itera
     counts = _COMPONENTS[:1] if choice.latent == "gaussian" else _COMPONENTS
     if choice.latent not in ("as trained", "flow"):
         most = max(1, z.shape[0] // (_ROWS_PER_COMPONENT * z.shape[1]))
-        codes = trial.flow.encode(trial.held_out.x, trial.held_out.c).detach()
+        most = min(most, max(_MANY, z.shape[0] // _ROWS_FOR_MANY))
         best, without = -math.inf, 0
         for components in (k for k in counts if k <= most):
             lazy = fit_mixture(z, components, seed=seed)
             yield Part(kind="mixture", components=components), lazy
-            value = float(lazy().log_prob(codes).detach().mean())
+            value = float(lazy().log_prob(trial.held_out_codes).detach().mean())
             best, without = max(best, value), 0 if value > best else without + 1
             if without == _PATIENCE:
                 break

@@ -21,10 +21,10 @@ from torch import Tensor
 from isthmus.diagnostics import intrinsic_dimension
 from isthmus.flow import Flow
 from isthmus.recipe import DensityRecipe, Recipe
-from isthmus.refit import refit_density
+from isthmus.refit import Rows, refit_density
 from isthmus.training import Split, single_thread, train
 
-__all__ = ["Sweep", "sweep_latent_dim"]
+__all__ = ["Sweep", "judges", "short_score", "start_latent_dim", "sweep_latent_dim"]
 
 _RATIO = 1.6
 _STEPS, _VALIDATIONS = 600, 6
@@ -70,8 +70,8 @@ def sweep_latent_dim(build: Callable[[int], Flow], recipe: Recipe, data: Split) 
         >>> sweep.chosen in [record["latent_dim"] for record in sweep.curve]
         True
     """
-    search = _Search(lambda d: _score(build(d), recipe, data))
-    search.run(*_range(data.train.x))
+    search = _Search(lambda d: short_score(build(d), recipe, data))
+    search.run(start_latent_dim(data.train.x), _most(data.train.x))
     return search.sweep()
 
 
@@ -120,24 +120,59 @@ class _Search:
         return float(gain.mean()), float(gain.std(correction=0)) / len(gain) ** 0.5
 
 
-def _range(x: Float[Tensor, "n D"]) -> tuple[int, int]:
-    """Where to start, and the largest latent dimension that is considered."""
+def start_latent_dim(x: Float[Tensor, "n D"]) -> int:
+    """Where the search starts: the estimate from near neighbours, within what is considered.
+
+    Args:
+        x: standardised rows, (n, D).
+
+    Returns:
+        d >= 1.
+
+    Example:
+        >>> x = torch.randn(300, 2, dtype=torch.float64)
+        >>> start_latent_dim(torch.cat([x, x.sin(), 0.1 * x.square()], 1))
+        2
+    """
+    return min(_most(x), max(1, round(intrinsic_dimension(x))))
+
+
+def _most(x: Float[Tensor, "n D"]) -> int:
+    """The largest latent dimension that is considered."""
     n, D = x.shape
     variances = torch.linalg.eigvalsh(x.mT.cov(correction=0).reshape(D, D))
-    most = max(1, min(D - 1, int((variances > _CONSTRAINT * variances.mean()).sum()), n // 2, _LARGEST))
-    return min(most, max(1, round(intrinsic_dimension(x)))), most
+    return max(1, min(D - 1, int((variances > _CONSTRAINT * variances.mean()).sum()), n // 2, _LARGEST))
 
 
 def _rung(d: int, most: int, *, up: bool) -> int:
     return min(most, max(d + 1, round(_RATIO * d))) if up else max(1, min(d - 1, round(d / _RATIO)))
 
 
-def _score(flow: Flow, recipe: Recipe, data: Split) -> Float[Tensor, " m"]:
-    """Held-out log density of each row after a short training and a refit."""
-    held_out = data.held_out.thinned(_HELD_OUT_ROWS)
-    steps, seconds = recipe.training.max_steps, recipe.training.max_time
+def short_score(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS) -> Float[Tensor, " m"]:
+    """Held-out log density after a short training and a refit.
+
+    Args:
+        flow: an untrained flow; changed in place.
+        recipe: the run's recipe; its objective, training and seed are used.
+        data: the rows.
+        steps: how long; a quarter of the recipe's own steps at most.
+
+    Returns:
+        (m,) in nats, of at most 500 evenly spaced held-out rows.
+
+    Example:
+        >>> from isthmus.flows import FreeFormFlow
+        >>> from isthmus.networks import skip_pair
+        >>> from isthmus.refit import Rows
+        >>> data = Split(*3 * [Rows(torch.randn(60, 3).double())])
+        >>> recipe = Recipe.parse("training: {max_steps: 20}")
+        >>> short_score(FreeFormFlow(*skip_pair(3, 1, width=8), 3, 1), recipe, data).shape
+        torch.Size([60])
+    """
+    held_out = judges(data)
+    asked, seconds = recipe.training.max_steps, recipe.training.max_time
     short = {
-        "max_steps": _STEPS if steps == "auto" else min(_STEPS, math.ceil(steps / 4)),
+        "max_steps": steps if asked == "auto" else min(steps, math.ceil(asked / 4)),
         "max_time": None if seconds is None else seconds / _SHARE_OF_TIME,
         "validations": _VALIDATIONS,
     }
@@ -155,3 +190,19 @@ def _score(flow: Flow, recipe: Recipe, data: Split) -> Float[Tensor, " m"]:
     with single_thread(flow):
         ambient = refit_density(flow, data.drawn.thinned(_ROWS), held_out, choice, seed=recipe.seed).ambient
         return ambient.linearised(held_out.x, held_out.c)
+
+
+def judges(data: Split) -> Rows:
+    """The held-out rows that decide between short trainings.
+
+    Args:
+        data: the rows of a fit.
+
+    Returns:
+        At most 500 of those held out, evenly spaced.
+
+    Example:
+        >>> len(judges(Split(*3 * [Rows(torch.zeros(1200, 2))])).x)
+        400
+    """
+    return data.held_out.thinned(_HELD_OUT_ROWS)

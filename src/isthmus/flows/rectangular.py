@@ -1,5 +1,6 @@
 """The rectangular flow: an invertible network on R^D restricted to d coordinates, with a learnt latent density."""
 
+from functools import partial
 from typing import Annotated, final
 
 import torch
@@ -8,11 +9,15 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
+from zuko.transforms import MonotonicAffineTransform
 
 from isthmus.flow import Context, Flow
 from isthmus.volume import Volume, exact
 
 __all__ = ["RectangularFlow"]
+
+# of a coupling, the largest being its inverse: with 1e-3 six couplings take a row beyond the training rows to 1e9
+_LEAST_SLOPE = 0.1
 
 
 @final
@@ -54,7 +59,12 @@ class RectangularFlow(Flow):
         if latent_transforms:
             self.latent = zuko.flows.RealNVP(latent_dim, context_dim, latent_transforms, hidden_features=(width, width))
         self.embedding = zuko.flows.RealNVP(
-            data_dim, context_dim, transforms, hidden_features=(width, width), activation=torch.nn.SiLU
+            data_dim,
+            context_dim,
+            transforms,
+            hidden_features=(width, width),
+            activation=torch.nn.SiLU,
+            univariate=partial(MonotonicAffineTransform, slope=_LEAST_SLOPE),
         ).transform
 
     def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:

@@ -44,7 +44,8 @@ def training_curves(log: Sequence[Mapping[str, float]], events: Sequence[tuple[f
         top.set_ylim(low - 0.5 * (high - low) - 0.05, high + 0.15 * (high - low) + 0.05)
     bottom.plot(step, error, ".-", color=ROWS)
     positive = error[np.isfinite(error) & (error > 0)]
-    log_scale(bottom, "y", float(positive.min(initial=1e300)), float(positive.max(initial=1e-300)))
+    if len(positive):  # a flow of the whole space reconstructs exactly
+        log_scale(bottom, "y", float(positive.min()), float(positive.max()))
     bottom.set_ylabel("reconstruction\nerror (log scale)")
     bottom.set_xlabel("training step")
     for (at, what), style in zip(events, _MARKS, strict=False):

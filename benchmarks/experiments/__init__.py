@@ -1,0 +1,18 @@
+"""Experiments on the method itself: functions of a spec and a seed, run by suites of the same name."""
+
+from collections.abc import Callable, Iterable
+
+from benchmarks.experiments.gradients import gradient_cosines
+from benchmarks.experiments.hutchinson import hutchinson_variance
+from benchmarks.experiments.setting import Row, Spec
+from benchmarks.experiments.spectra import singular_values
+from benchmarks.experiments.toy_pathology import pathology
+
+__all__ = ["EXPERIMENTS", "Row"]
+
+EXPERIMENTS: dict[str, Callable[[Spec, int], Iterable[Row]]] = {
+    "gradient_quality": gradient_cosines,
+    "hutchinson_variance": hutchinson_variance,
+    "pathology": pathology,
+    "singular_values": singular_values,
+}
