@@ -108,5 +108,5 @@ save(fitted, "digits")
 report.write(fitted, Path("report.html"), pd.DataFrame(noisy), folder=Path("digits"), image="8x8")
 
 # %%
-# To move through the latent space by hand, with every digit beside its reconstruction and its neighbours, open the local
-# page of ``isthmus explore digits TABLE --image 8x8`` (it needs ``pip install 'isthmus[explore]'``).
+# To move through the latent space by hand, with every digit beside its reconstruction and its neighbours, open the
+# local page of ``isthmus explore digits TABLE --image 8x8`` (it needs ``pip install 'isthmus[explore]'``).
