@@ -8,6 +8,7 @@ import dataclasses
 import io
 import math
 import re
+import signal
 import sys
 import threading
 import time
@@ -523,18 +524,29 @@ def test_a_port_in_use_is_said(address, tables):
         server_class()(tables, port=port)
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """As in a terminal: a program that is started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_the_command_prints_the_address_serves_and_ends_with_ctrl_c(tables, tmp_path, capsys):
     isthmus.save(tables.fitted, tmp_path / "model")
     mixed().to_parquet(tmp_path / "table.parquet")
     found = []
 
     def visit():
-        out = ""
-        while "\n" not in out:
-            time.sleep(0.05)
-            out += capsys.readouterr().out
-        found.extend([out, status(out.split()[0])])
-        _thread.interrupt_main()
+        out, end = "", time.monotonic() + 60
+        try:
+            while "\n" not in out and time.monotonic() < end:
+                time.sleep(0.05)
+                out += capsys.readouterr().out
+            found.extend([out, status(out.split()[0])])
+        finally:
+            _thread.interrupt_main()
 
     visitor = threading.Thread(target=visit)
     visitor.start()
