@@ -266,16 +266,14 @@ def singular_values(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) 
                 f"{number(fits['above_noise'].mean())} above the noise"
             )
         noise = own["noise"].dropna().min()
-        ax.axhline(1.0, color=INK, lw=0.8, ls=":")
-        ax.axhline(noise, color=INK, lw=0.8, ls="--")
-        ax.text(
-            1.0, noise, f"noise {number(noise)}", transform=ax.get_yaxis_transform(), ha="right", va="bottom", size=8
-        )
+        ax.axhline(1.0, color=INK, lw=0.8, ls=":", label="1")
+        ax.axhline(noise, color=INK, lw=0.8, ls="--", label="noise")
+        said.append(f"the noise is {number(noise)}")
         ax.set(ylabel="singular value\n(standard deviations)", title=name)
         ax.set_ylim(bottom=0)
         ax.set_xticks(sorted(own["place"].dropna().astype(int).unique()))
     axes[-1].set_xlabel("place, the largest first")
-    legend(figure, axes[0], 5)
+    legend(figure, axes[0], 4)
     return Picture(figure, f"Singular values of the decoder's Jacobian, and their spread over draws. {below(said)}.")
 
 
