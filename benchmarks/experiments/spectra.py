@@ -2,7 +2,7 @@
 
 On standardised columns, the codes as training wants them, z ~ N(0, I): a singular value is the standard deviation, in
 those of the columns, that the manifold has in one of its directions, had it no curvature. Dimensions that the data do
-not have should end below the noise.
+not have should end near the noise.
 
 References: Sorrenson et al. (2024), arXiv 2306.01843, appendix: sorted singular values over 128 draws, and how many
 are 1 or more; Roy, Vetterli (2007), The effective rank, for the exponential of an entropy.
