@@ -19,8 +19,8 @@ from isthmus.ambient import Ambient
 from isthmus.columns import Columns
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
 from isthmus.errors import InputError
-from isthmus.flow import Flow
-from isthmus.flows import FLOWS, FreeFormFlow, VariationalFlow
+from isthmus.flow import Flow, NetworkFlow
+from isthmus.flows import FLOWS
 from isthmus.model import Model
 from isthmus.networks import NETWORKS, start_at_principal_components
 from isthmus.objective import FreeForm, Likelihood, Reconstruction
@@ -237,6 +237,7 @@ def _prepare(
     settings = recipe.columns.model_dump()
 
     def of(columns: Columns) -> Split:
+        """The rows, prepared by these columns."""
         return _split(Rows(columns.standardise(table.x), c), table.w, columns, recipe)
 
     columns = Columns.learn(table.x, table.w, **settings)
@@ -253,12 +254,10 @@ def _prepare(
 
 def _trial(columns: Columns, data: Split, recipe: Recipe, flow: Flow | None, plain: Split) -> Tensor:
     """Held-out log density in the user's units after a short training, (m,) in nats."""
-    recipe = _sized(recipe, len(data.train.x))
     if flow is None:
-        asked, start = recipe.flow.latent_dim, start_latent_dim(plain.train.x)
-        if asked == "auto":
-            asked = data.train.x.shape[1] if FLOWS[recipe.flow.kind].whole_space else start
-        trial = _build(recipe, data.train, asked)
+        recipe = _sized(recipe, len(data.train.x))
+        latent_dim = _asked(recipe, data) or start_latent_dim(plain.train.x)
+        trial = _build(recipe, data.train, latent_dim)
     else:
         trial = copy.deepcopy(_fitting(flow, data.train))
     score = short_score(trial, recipe, data, steps=_TRIAL_STEPS)
@@ -317,13 +316,17 @@ def _choose(recipe: Recipe, data: Split) -> tuple[Flow, tuple[dict[str, float], 
     def build(latent_dim: int) -> Flow:
         return _build(recipe, data.train, latent_dim)
 
-    asked = recipe.flow.latent_dim
-    if asked == "auto" and FLOWS[recipe.flow.kind].whole_space:
-        asked = data.train.x.shape[1]
-    if asked != "auto":
+    if asked := _asked(recipe, data):
         return build(asked), ()
     sweep = sweep_latent_dim(build, recipe, data)
     return build(sweep.chosen), sweep.curve
+
+
+def _asked(recipe: Recipe, data: Split) -> int | None:
+    """The latent dimension that recipe and flow fix; None where it is to be chosen."""
+    if recipe.flow.latent_dim == "auto":
+        return data.train.x.shape[1] if FLOWS[recipe.flow.kind].whole_space else None
+    return recipe.flow.latent_dim
 
 
 def _build(recipe: Recipe, rows: Rows, latent_dim: int) -> Flow:
@@ -333,7 +336,7 @@ def _build(recipe: Recipe, rows: Rows, latent_dim: int) -> Flow:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         flow = recipe.build_flow(data_dim, latent_dim, 0 if rows.c is None else rows.c.shape[1])
-    if recipe.flow.initialise == "auto" and isinstance(flow, FreeFormFlow | VariationalFlow):
+    if recipe.flow.initialise == "auto" and isinstance(flow, NetworkFlow):
         start_at_principal_components(flow.encoder, flow.decoder, rows.x)
     return flow
 

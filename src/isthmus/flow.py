@@ -9,6 +9,7 @@ learned manifold `g(R^d)`,
 in nats. It is not a density of x in R^D, and values for different d cannot be compared; `isthmus.ambient` has that one.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -20,9 +21,9 @@ from zuko.lazy import LazyDistribution
 
 from isthmus import latents
 from isthmus.errors import InputError
-from isthmus.volume import Map, Volume
+from isthmus.volume import Map, Volume, exact
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "NetworkFlow"]
 
 Context = Float[Tensor, "batch C"] | None
 
@@ -103,3 +104,60 @@ class Flow(nn.Module, ABC):
     def reconstruct(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch D"]:
         """The point of the manifold that x is mapped to, `x_hat = g(f(x))`, (batch, D)."""
         return self.decode(self.encode(x, c), c)
+
+
+class NetworkFlow(Flow):
+    """What flows of any two modules share. With a context these are called as `encoder(x, c)` and `decoder(z, c)`.
+
+    Args:
+        encoder: f, (batch, D) -> (batch, d).
+        decoder: g, (batch, d) -> (batch, D).
+        data_dim: D.
+        latent_dim: d, 1 <= d <= D.
+        context_dim: number of context columns, 0 for none.
+        latent: density of the codes; the standard normal by default.
+
+    Warns:
+        UserWarning: a ReLU (no second derivative; training is unstable) or a BatchNorm in training mode (rows
+            depend on one another, so that Jacobians are not those of single rows).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        data_dim: int,
+        latent_dim: int,
+        context_dim: int = 0,
+        latent: LazyDistribution | None = None,
+    ) -> None:
+        super().__init__(data_dim, latent_dim, context_dim, latent)
+        self.encoder, self.decoder = encoder, decoder
+        for layer in (*encoder.modules(), *decoder.modules()):
+            _warn_of(layer)
+
+    def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
+        """The code `z = f(x)`, (batch, d)."""
+        return self.encoder(x) if c is None else self.encoder(x, c)
+
+    def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
+        """The point `g(z)` of the manifold, (batch, D)."""
+        return self.decoder(z) if c is None else self.decoder(z, c)
+
+    def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
+        """Code, reconstruction and the exact `log_volume`, (batch,) in nats, from the decoder's whole Jacobian."""
+        return exact(*self.maps(c), x)
+
+
+def _warn_of(layer: nn.Module) -> None:
+    if isinstance(layer, nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.Hardtanh):
+        warnings.warn(
+            f"{type(layer).__name__} has no second derivative, which training the change of volume needs; use SiLU",
+            stacklevel=3,
+        )
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
+        warnings.warn(
+            f"{type(layer).__name__} in training mode makes rows depend on one another, so that Jacobians are not "
+            "those of single rows; use GroupNorm or LayerNorm",
+            stacklevel=3,
+        )

@@ -31,8 +31,8 @@ from pydantic import (
 )
 
 from isthmus.errors import InputError
-from isthmus.flow import Flow
-from isthmus.flows import FLOWS, FreeFormFlow, VariationalFlow
+from isthmus.flow import Flow, NetworkFlow
+from isthmus.flows import FLOWS, VariationalFlow
 from isthmus.latents import LATENTS
 from isthmus.networks import NETWORKS, Count
 from isthmus.objective import OBJECTIVES, Objective
@@ -176,7 +176,7 @@ class TrainingRecipe(_Record):
 
     max_steps: Annotated[int, Ge(0)] | Auto = Field("auto", description="optimiser steps; 0 keeps the start")
     max_time: float | None = Field(
-        None, gt=0, description="seconds after which training stops; a twelfth for each latent_dim tried"
+        None, gt=0, description="seconds after which training stops; a twelfth for each short trial before it"
     )
     batch_size: Count | Auto = Field("auto", description="rows a step")
     learning_rate: PositiveFloat | Auto = Field("auto", description="highest learning rate of the one-cycle schedule")
@@ -298,11 +298,11 @@ class Recipe(_Record):
         """The untrained flow that the recipe names, for D columns, d latent dimensions and C context columns."""
         dims = (data_dim, latent_dim, context_dim)
         kind = FLOWS[self.flow.kind]
-        if kind not in (FreeFormFlow, VariationalFlow):
+        if not issubclass(kind, NetworkFlow):
             return self.flow.build(FLOWS, *dims)
         encoder, decoder = self.flow.network.build(NETWORKS, *dims)
         latent = self.flow.latent.build(LATENTS, latent_dim, context_dim)
-        if kind is FreeFormFlow:
-            return FreeFormFlow(encoder, decoder, *dims, latent)
-        deviation, _ = self.flow.network.build(NETWORKS, *dims)
-        return VariationalFlow(encoder, decoder, deviation, *dims, latent)
+        if kind is VariationalFlow:
+            deviation, _ = self.flow.network.build(NETWORKS, *dims)
+            return VariationalFlow(encoder, decoder, deviation, *dims, latent)
+        return kind(encoder, decoder, *dims, latent)

@@ -15,7 +15,7 @@ floor was chosen as well.
 import copy
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ _ROWS_PER_COMPONENT = 4  # times d: fewer rows than that cannot carry a covarian
 _PATIENCE = 2  # numbers of components in a row that gain nothing
 _MIXTURE_ROWS = 20_000  # on which a mixture begins, and to which all rows are given in the end
 _LAST_ITERATIONS = 3
+_CHUNK_ROWS, _CHUNK_NUMBERS = 4_096, 4_000_000  # at once
 _NOISE_ROWS = 50_000
 _HELD_OUT_ROWS, _HELD_OUT_CODES = 1_000, 10_000
 _LARGEST_COVARIANCE = 128  # columns; above, low rank only
@@ -269,8 +270,8 @@ class _Trial:
             held_out.thinned(_HELD_OUT_ROWS),
             held_out.thinned(_HELD_OUT_CODES),
         )
-        residuals = some.x - flow.reconstruct(some.x, some.c)
-        z, held_out_codes = flow.encode(train.x, train.c), flow.encode(codes.x, codes.c)
+        residuals = some.x - _by_chunks(flow.reconstruct, some)
+        z, held_out_codes = _by_chunks(flow.encode, train), _by_chunks(flow.encode, codes)
         return cls(flow, judges, held_out_codes, z, residuals, _held_out_sigma(flow, judges))
 
     @property
@@ -322,7 +323,9 @@ class _Trial:
         if kind == "isotropic" or components is None:
             return Part(kind="isotropic"), IsotropicNoise(D, settings["factor"] * self.sigma).double()
         log_weights, means, tril = components
-        shares = (log_weights + log_normal(self.noise_codes.unsqueeze(1) - means, tril)).softmax(1)
+        some = max(1, _CHUNK_NUMBERS // means.numel())
+        parts = (log_weights + log_normal(z.unsqueeze(1) - means, tril) for z in self.noise_codes.split(some))
+        shares = torch.cat([part.softmax(1) for part in parts])
         floor = settings["floor"] * self.sigma**2 * codimension / D + _LEAST_VARIANCE
         covariances = self._covariances(shares, settings["shrinkage"], self.sigma**2 * codimension)
         covariances = covariances + floor * torch.eye(D).to(covariances)
@@ -340,6 +343,14 @@ class _Trial:
         pooled = r.mT @ r / r.shape[0]
         scatter = torch.stack([(r * share.unsqueeze(1)).mT @ r for share in shares.unbind(1)])
         return total / float(pooled.trace()) * (scatter + shrinkage * pooled) / (counts + shrinkage)
+
+
+def _by_chunks(function: Callable[[Tensor, Context], Tensor], rows: Rows) -> Tensor:
+    """A function of data and context of many rows, some at a time."""
+    parts = [Rows(x) for x in rows.x.split(_CHUNK_ROWS)]
+    if rows.c is not None:
+        parts = [Rows(part.x, c) for part, c in zip(parts, rows.c.split(_CHUNK_ROWS), strict=True)]
+    return torch.cat([function(part.x, part.c) for part in parts])
 
 
 def _held_out_sigma(flow: Flow, rows: Rows) -> float:

@@ -7,14 +7,13 @@ from torch import Tensor, nn
 from zuko.distributions import DiagNormal
 from zuko.lazy import LazyDistribution
 
-from isthmus.flow import Context, Flow
-from isthmus.volume import Volume, exact
+from isthmus.flow import Context, NetworkFlow
 
 __all__ = ["VariationalFlow"]
 
 
 @final
-class VariationalFlow(Flow):
+class VariationalFlow(NetworkFlow):
     """Any encoder and decoder, and a third network for the spread of the codes of a row; objective `variational`.
 
     Args:
@@ -47,22 +46,10 @@ class VariationalFlow(Flow):
         context_dim: int = 0,
         latent: LazyDistribution | None = None,
     ) -> None:
-        super().__init__(data_dim, latent_dim, context_dim, latent)
-        self.encoder, self.decoder, self.deviation = encoder, decoder, deviation
+        super().__init__(encoder, decoder, data_dim, latent_dim, context_dim, latent)
+        self.deviation = deviation
 
     def posterior(self, x: Float[Tensor, "batch D"], c: Context = None) -> DiagNormal:
         """The distribution of the codes of each row, q(z | x)."""
         log_deviation = self.deviation(x) if c is None else self.deviation(x, c)
         return DiagNormal(self.encode(x, c), log_deviation.exp())
-
-    def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
-        """The mean code, (batch, d)."""
-        return self.encoder(x) if c is None else self.encoder(x, c)
-
-    def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
-        """The point `g(z)` of the manifold, (batch, D)."""
-        return self.decoder(z) if c is None else self.decoder(z, c)
-
-    def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
-        """Code, reconstruction and the exact `log_volume`, (batch,) in nats, from the decoder's whole Jacobian."""
-        return exact(*self.maps(c), x)
