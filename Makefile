@@ -2,6 +2,7 @@
 # make test    set up, then lint, types and all tests
 # make quick   set-up, then a small version of every benchmark
 # make check   lint and types only
+# make soak    set up, then try every promise of docs/reliability.md in full, and write that page
 # make docs    set up, then build the documentation: every tutorial is executed, a warning is an error
 # make linkcheck   the same, then try every link to elsewhere; needs a network
 # make browser install a Chromium for the tests of pages, if there is none
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # threads that spin while they wait crawl on a busy machine
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick check docs linkcheck browser clean
+.PHONY: demo test quick soak check docs linkcheck browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits_table.py write build/demo
@@ -30,6 +31,11 @@ test: check browser
 quick: $(VENV)/.installed-test
 	rm -rf build/quick
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run all --quick
+
+soak: $(VENV)/.installed-test
+	rm -rf build/reliability
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m reliability --soak -n 2 tests/reliability
+	$(BIN)/python tests/reliability/table.py
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -29,6 +29,10 @@ if "ISTHMUS_NO_TYPECHECK" not in os.environ:
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--soak", action="store_true", help="try every promise of docs/reliability.md in full")
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     with torch.random.fork_rng(devices=[]):
