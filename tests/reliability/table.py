@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OPENING = """# Reliability
 
-What is promised, how often it was tried, and how often it held. `make soak` tries everything again and writes this page;
-`pytest -m reliability`, a part of `make test`, tries a smaller number each time.
+What is promised, how often it was tried, and how often it held. `make soak` tries everything again and writes this
+page; `pytest -m reliability`, a part of `make test`, tries a smaller number each time.
 
 Measured on {when}: isthmus {isthmus}, torch {torch}, Python {python}, {system}.
 """
