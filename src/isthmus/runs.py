@@ -1,6 +1,7 @@
 """The folder of a fit while it goes on, from which it is taken up after a crash.
 
     run.json         what it is a run of: versions, recipe, digests of data and flow; and the command, if there was one
+    recipe.yaml      the command's recipe; beside it table.csv, where the table came on standard input
     decisions.json   what short trainings decided so far
     checkpoint.ckpt  the training as it was at a step, see `isthmus.training`
     log.csv          one line a validation; beside it events for TensorBoard where that is installed
@@ -8,9 +9,11 @@
 Every file but the log is written under another name, flushed to the disk and renamed, so that one is always whole.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +38,7 @@ __all__ = [
 
 CHECKPOINT = "checkpoint.ckpt"
 _RECORD, _DECISIONS = "run.json", "decisions.json"
+_SUFFIX = ".run"
 
 
 @contextmanager
@@ -51,8 +55,8 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"expected to write to {folder}; got {error.strerror or error}; what was saved before is kept, make room "
-            "and go on from it"
+            f"expected to write to {folder}; got {error.strerror or error}; make room or put it right; what was saved "
+            "before is kept"
         ) from error
 
 
@@ -200,8 +204,28 @@ def finish_run(run_dir: Path) -> None:
         >>> finish_run(folder)
         >>> open_run(folder, {"data": 2})
     """
+    note(run_dir, finished=True)
+
+
+def note(run_dir: Path, **entries: Any) -> None:
+    """Add entries to `run.json`.
+
+    Args:
+        run_dir: the run's folder.
+        entries: values of JSON by name.
+
+    Raises:
+        InputError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> note(folder, saving=True)
+        >>> read_record(folder)
+        {'saving': True}
+    """
     with writing(run_dir):
-        _write(run_dir / _RECORD, {**read_record(run_dir), "finished": True})
+        _write(run_dir / _RECORD, {**read_record(run_dir), **entries})
 
 
 def remembered(run_dir: Path | None, name: str, compute: Callable[[Path | None], Any]) -> Any:
@@ -230,3 +254,137 @@ def remembered(run_dir: Path | None, name: str, compute: Callable[[Path | None],
             _write(run_dir / _DECISIONS, known)
     shutil.rmtree(run_dir / name, ignore_errors=True)
     return known[name]
+
+
+def beside(model: Path) -> Path:
+    """The folder of the run that is to write a model.
+
+    Args:
+        model: the model's folder.
+
+    Example:
+        >>> beside(Path("iris")).name
+        'iris.run'
+    """
+    return model.with_name(f"{model.name}{_SUFFIX}")
+
+
+def model_of(run_dir: Path) -> Path:
+    """The folder of the model that a run is to write; `beside` the other way round.
+
+    Args:
+        run_dir: the run's folder.
+
+    Raises:
+        InputError: no command began a run there.
+
+    Example:
+        >>> model_of(Path("iris"))
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected a folder MODEL.run that `isthmus fit` left; got iris; check the path
+    """
+    if run_dir.name.removesuffix(_SUFFIX) in ("", run_dir.name) or "command" not in read_record(run_dir):
+        raise InputError(f"expected a folder MODEL{_SUFFIX} that `isthmus fit` left; got {run_dir}; check the path")
+    return run_dir.with_name(run_dir.name.removesuffix(_SUFFIX))
+
+
+def begin(run_dir: Path, command: Mapping[str, Any], files: Mapping[str, bytes], *, force: bool = False) -> None:
+    """Make the folder of a command's run; it is there as a whole or not at all.
+
+    Args:
+        run_dir: the folder.
+        command: what the command is to do, values of JSON by name.
+        files: their content by name.
+        force: whether an unfinished run that is there is given up.
+
+    Raises:
+        InputError: there is an unfinished run, or the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "iris.run"
+        >>> begin(folder, {"table": "iris.csv"}, {"recipe.yaml": b""})
+        >>> read_record(folder)
+        {'command': {'table': 'iris.csv'}}
+    """
+    with writing(run_dir.parent):
+        if run_dir.exists():
+            if not force:
+                raise InputError(
+                    f"expected no unfinished fit; got {run_dir}; {_way_on(run_dir)} goes on, --force starts over"
+                )
+            model_of(run_dir)
+            with _locked(run_dir):
+                end(run_dir)
+        new = run_dir.with_name(f".{run_dir.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        for name, content in files.items():
+            write_durably(new / name, content)
+        _write(new / _RECORD, {"command": dict(command)})
+        new.rename(run_dir)
+
+
+@contextmanager
+def going_on(run_dir: Path, *, new: bool) -> Iterator[None]:
+    """One process at a time works on a command's run; where it is stopped, it is said how to go on.
+
+    Args:
+        run_dir: the folder.
+        new: whether it was just begun: then it is removed where it is stopped before anything was saved.
+
+    Raises:
+        InputError: another process works on it; or what was raised, and how to go on.
+        KeyboardInterrupt: if it is raised, with how to go on as its message.
+    """
+    with _locked(run_dir):
+        try:
+            yield
+        except BaseException as stop:
+            if new and not (run_dir / _DECISIONS).exists() and not any(run_dir.rglob(CHECKPOINT)):
+                end(run_dir)
+                raise
+            if isinstance(stop, InputError):
+                raise InputError(f"{stop}; {_way_on(run_dir)} goes on") from stop
+            if isinstance(stop, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"{_way_on(run_dir)} goes on") from None
+            raise
+
+
+def end(run_dir: Path) -> None:
+    """Remove the folder of a run: it is there as a whole or not at all.
+
+    Args:
+        run_dir: the folder.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> end(folder)
+        >>> folder.exists()
+        False
+    """
+    if run_dir.exists():
+        aside = run_dir.with_name(f".{run_dir.name}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        run_dir.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    folder = os.open(run_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(
+            f"expected a fit that was interrupted; got {run_dir}, which another process works on; wait for it"
+        ) from error
+    finally:
+        os.close(folder)
+
+
+def _way_on(run_dir: Path) -> str:
+    return f"`isthmus fit --resume {shlex.quote(str(run_dir))}`"
