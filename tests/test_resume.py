@@ -207,6 +207,7 @@ def test_a_disk_that_is_full_stops_with_one_line_and_the_last_checkpoint_stays(m
         patch.setattr(os, "fsync", full)
         with pytest.raises(InputError, match="No space left on device"):
             trained(tmp_path, {})
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["checkpoint.ckpt", "log.csv"]
     kept = torch.load(tmp_path / "checkpoint.ckpt", weights_only=True)
     assert kept["global_step"] == 20
     same_bits(trained(tmp_path, {})[0], state)
