@@ -192,14 +192,17 @@ def test_a_recipe_can_leave_columns_straight():
         assert fit(x, recipe=QUICK.update(columns=columns)).metrics["heavy_tailed"] == []
 
 
-@pytest.mark.parametrize(("of_curved", "curved"), [(1e3, [0, 1]), (-1e3, [])])
-def test_columns_stay_straight_unless_the_flow_gains(monkeypatch, of_curved, curved):
+@pytest.mark.parametrize(
+    ("of_curved", "distance", "curved"), [(1e3, 0.1, [0, 1]), (-1e3, 0.1, []), (1e3, 0.9, []), (0.0, 0.1, [])]
+)
+def test_columns_stay_straight_unless_density_gains_and_samples_lose_nothing(monkeypatch, of_curved, distance, curved):
     x = np.random.default_rng(0).lognormal(size=(400, 2))
-    scores = iter([of_curved, 0.0])
-    monkeypatch.setattr(fitting, "short_score", lambda *_, **__: torch.full((40,), next(scores)).double())
+    trials = iter([fitting._Trial([of_curved] * 40, distance), fitting._Trial([0.0] * 40, 0.5)])
+    monkeypatch.setattr(fitting, "remembered", lambda *_: next(trials))
     metrics = fit(x, recipe=QUICK).metrics
     assert metrics["heavy_tailed"] == curved
-    assert np.sign(metrics["curving"]["gain"]) == np.sign(of_curved)
+    assert metrics["curving"]["gain"] == of_curved
+    assert metrics["curving"]["energy_distance"] == distance
 
 
 def test_what_curving_gains_does_not_depend_on_the_units():

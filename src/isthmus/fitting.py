@@ -6,8 +6,9 @@ import inspect
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from isthmus.diagnostics import Health, Verdict, examine, steadiness
 from isthmus.errors import InputError
 from isthmus.flow import Flow, NetworkFlow
 from isthmus.flows import FLOWS
+from isthmus.metrics import energy_distance
 from isthmus.model import Model
 from isthmus.networks import NETWORKS, start_at_principal_components
 from isthmus.objective import FreeForm, Likelihood, Reconstruction
@@ -28,7 +30,7 @@ from isthmus.recipe import Recipe
 from isthmus.refit import Refit, Rows, refit_density
 from isthmus.runs import digest, finish_run, open_run, remembered, weights_of
 from isthmus.store import Fitted, versions
-from isthmus.sweep import judges, short_score, start_latent_dim, sweep_latent_dim
+from isthmus.sweep import judges, short_fit, start_latent_dim, sweep_latent_dim
 from isthmus.training import History, Split, single_thread, train
 
 __all__ = ["fit", "matrix", "rows_again"]
@@ -39,6 +41,7 @@ _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs 
 _FEWEST_ROWS_TO_SPLIT = 20
 _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256 learn the rows themselves
 _TRIAL_STEPS = 1_200  # after half as many curves seem to gain on POWER, where after 10,000 they lose 0.2 nats
+_SAMPLES = 5_000  # drawn after a trial, at most
 _SIGNIFICANT = 1.645  # standard errors, one-sided at 5 %
 _AS_THEY_ARE = {"heavy_tails": False, "dequantise": False, "drop": False}
 
@@ -251,7 +254,8 @@ def _prepare(
     """Columns, rows, and what curving heavy-tailed columns gains after a short training, where there are any.
 
     A mixture says which columns may be worth curving (`Columns.learn`), the flow itself whether they are: held-out rows
-    must gain significantly, at 5 %, in the density in the user's units.
+    must gain significantly, at 5 %, in the density in the user's units, and samples must come no farther from the
+    training rows: the tails of a curve may reach too far.
     """
     settings = recipe.columns.model_dump()
 
@@ -265,30 +269,43 @@ def _prepare(
     straight = Columns.learn(table.x, table.w, **{**settings, "heavy_tails": False})
     plain, curved = of(straight), of(columns)
 
-    def score(columns: Columns, data: Split, name: str) -> Tensor:
-        """Of each held-out row, after a short training."""
-        found = remembered(run_dir, name, lambda folder: _trial(columns, data, recipe, flow, plain, folder).tolist())
-        return torch.tensor(found, dtype=torch.float64)
+    def tried(columns: Columns, data: Split, folder: Path | None) -> _Trial:
+        """What comes of these columns after a short training."""
+        ambient = _short_fit(data, plain, recipe, flow, folder)
+        rows, drawn = judges(data), plain.drawn.thinned(_SAMPLES)
+        score = ambient.linearised(rows.x, rows.c) + columns.log_det(columns.restore(rows.x))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            samples = straight.standardise(columns.restore(ambient.sample(len(drawn.x), drawn.c)))
+        finite = bool(samples.isfinite().all())
+        return _Trial(score.tolist(), energy_distance(samples, drawn.x) if finite else math.inf)
 
-    gain = score(columns, curved, "curved") - score(straight, plain, "straight")
+    one = _Trial(*remembered(run_dir, "curved", partial(tried, columns, curved)))
+    other = _Trial(*remembered(run_dir, "straight", partial(tried, straight, plain)))
+    gain = torch.tensor(one.score) - torch.tensor(other.score)
     mean, error = float(gain.mean()), float(gain.std(correction=0)) / len(gain) ** 0.5
-    better = mean > _SIGNIFICANT * error
+    better = mean > _SIGNIFICANT * error and one.distance <= other.distance
     chosen = (columns, curved) if better else (straight, plain)
-    return *chosen, {"gain": mean, "standard_error": error}
+    distances = {"energy_distance": one.distance, "energy_distance_straight": other.distance}
+    return *chosen, {"gain": mean, "standard_error": error, **distances}
 
 
-def _trial(
-    columns: Columns, data: Split, recipe: Recipe, flow: Flow | None, plain: Split, run_dir: Path | None
-) -> Tensor:
-    """Held-out log density in the user's units after a short training, (m,) in nats."""
+class _Trial(NamedTuple):
+    """After a short training: held-out log density in the user's units, in nats; energy distance of samples."""
+
+    score: list[float]
+    distance: float
+
+
+def _short_fit(data: Split, plain: Split, recipe: Recipe, flow: Flow | None, run_dir: Path | None) -> Ambient:
+    """What a short training gives at the latent dimension where a search would begin on straight columns."""
     if flow is None:
         recipe = _sized(recipe, len(data.train.x))
         latent_dim = _asked(recipe, data) or start_latent_dim(plain.train.x)
         trial = _build(recipe, data.train, latent_dim)
     else:
         trial = copy.deepcopy(_fitting(flow, data.train))
-    score = short_score(trial, recipe, data, steps=_TRIAL_STEPS, run_dir=run_dir)
-    return score + columns.log_det(columns.restore(judges(data).x))
+    return short_fit(trial, recipe, data, steps=_TRIAL_STEPS, run_dir=run_dir)
 
 
 def _split(rows: Rows, w: Tensor | None, columns: Columns, recipe: Recipe) -> Split:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.ambient import Ambient
 from isthmus.diagnostics import intrinsic_dimension
 from isthmus.flow import Flow
 from isthmus.recipe import DensityRecipe, Recipe
@@ -26,7 +27,7 @@ from isthmus.refit import Rows, refit_density
 from isthmus.runs import remembered
 from isthmus.training import Split, single_thread, train
 
-__all__ = ["Sweep", "judges", "short_score", "start_latent_dim", "sweep_latent_dim"]
+__all__ = ["Sweep", "judges", "short_fit", "start_latent_dim", "sweep_latent_dim"]
 
 _RATIO = 1.6
 _STEPS, _VALIDATIONS = 600, 6
@@ -78,10 +79,14 @@ def sweep_latent_dim(
 
     def score(d: int) -> Tensor:
         """Of each held-out row, after a short training."""
-        found = remembered(
-            run_dir, f"latent_dim_{d}", lambda folder: short_score(build(d), recipe, data, run_dir=folder).tolist()
-        )
-        return torch.tensor(found, dtype=torch.float64)
+
+        def measure(folder: Path | None) -> list[float]:
+            """The same, to be kept."""
+            return short_fit(build(d), recipe, data, run_dir=folder).linearised(rows.x, rows.c).tolist()
+
+        return torch.tensor(remembered(run_dir, f"latent_dim_{d}", measure), dtype=torch.float64)
+
+    rows = judges(data)
 
     search = _Search(score)
     search.run(start_latent_dim(data.train.x), _most(data.train.x))
@@ -161,10 +166,8 @@ def _rung(d: int, most: int, *, up: bool) -> int:
     return min(most, max(d + 1, round(_RATIO * d))) if up else max(1, min(d - 1, round(d / _RATIO)))
 
 
-def short_score(
-    flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, run_dir: Path | None = None
-) -> Float[Tensor, " m"]:
-    """Held-out log density after a short training and a refit.
+def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, run_dir: Path | None = None) -> Ambient:
+    """A short training and a refit.
 
     Args:
         flow: an untrained flow; changed in place.
@@ -174,7 +177,7 @@ def short_score(
         run_dir: as in `train`.
 
     Returns:
-        (m,) in nats, of at most 500 evenly spaced held-out rows.
+        The ambient density on standardised columns.
 
     Example:
         >>> from isthmus.flows import FreeFormFlow
@@ -182,8 +185,8 @@ def short_score(
         >>> from isthmus.refit import Rows
         >>> data = Split(*3 * [Rows(torch.randn(60, 3).double())])
         >>> recipe = Recipe.parse("training: {max_steps: 20}")
-        >>> short_score(FreeFormFlow(*skip_pair(3, 1, width=8), 3, 1), recipe, data).shape
-        torch.Size([60])
+        >>> short_fit(FreeFormFlow(*skip_pair(3, 1, width=8), 3, 1), recipe, data).sample(2).shape
+        torch.Size([2, 3])
     """
     held_out = judges(data)
     asked, seconds = recipe.training.max_steps, recipe.training.max_time
@@ -205,8 +208,7 @@ def short_score(
     )
     choice = DensityRecipe(latent="mixture")
     with single_thread(flow):
-        ambient = refit_density(flow, data.drawn.thinned(_ROWS), held_out, choice, seed=recipe.seed).ambient
-        return ambient.linearised(held_out.x, held_out.c)
+        return refit_density(flow, data.drawn.thinned(_ROWS), held_out, choice, seed=recipe.seed).ambient
 
 
 def judges(data: Split) -> Rows:
