@@ -9,7 +9,6 @@
 Every file but the log is written under another name, flushed to the disk and renamed, so that one is always whole.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 CHECKPOINT = "checkpoint.ckpt"
-_RECORD, _DECISIONS = "run.json", "decisions.json"
+_RECORD, _DECISIONS, _LOCK = "run.json", "decisions.json", "lock"
 _SUFFIX = ".run"
 
 
@@ -385,16 +385,13 @@ def end(run_dir: Path) -> None:
 
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
-    folder = os.open(run_dir, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
+        with FileLock(run_dir / _LOCK, timeout=0):
+            yield
+    except Timeout as error:
         raise InputError(
             f"expected a fit that was interrupted; got {run_dir}, which another process works on; wait for it"
         ) from error
-    finally:
-        os.close(folder)
 
 
 def _way_on(run_dir: Path) -> str:
