@@ -354,7 +354,7 @@ def _mixture(fit: Tensor, held_out: Tensor, components: int) -> Tensor:
     if (D := fit.shape[1]) > _MOST_COLUMNS:
         mean = fit.mean(0)
         pca = PCA(_AXES, svd_solver="randomized", random_state=0).fit(fit.cpu().numpy())
-        axes = torch.as_tensor(pca.components_).to(fit).mT
+        axes = torch.tensor(pca.components_).to(fit).mT
         off = [v - mean - (v - mean) @ axes @ axes.mT for v in (fit, held_out)]
         variance = (off[0].square().sum(1).mean() / (D - axes.shape[1])).clamp(min=_FLOOR)
         rest = -0.5 * (off[1].square().sum(1) / variance + (D - axes.shape[1]) * (2 * math.pi * variance).log())

@@ -5,6 +5,7 @@ densities, whose log-determinant of the preparation is always included. Computat
 a row does not depend on the rows beside it.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, final, get_args
 
@@ -128,6 +129,8 @@ class Model(nn.Module):
         Returns:
             (n, columns) in the user's units.
         """
+        if n < 1 or not 0 <= temperature < math.inf:
+            raise InputError(f"expected n >= 1 rows and a finite temperature >= 0; got {n} and {temperature}")
         inner = None
         if c is not None or self.context_columns is not None:
             c = c.expand(n, -1) if c is not None and c.shape[0] == 1 else c
