@@ -207,10 +207,7 @@ def _trial(columns: Columns, data: Split, recipe: Recipe, flow: Flow | None, sta
 
 def _split(table: _Table, columns: Columns, context_columns: Columns | None, recipe: Recipe) -> Split:
     """Training and held-out rows; with fewer than 20 rows every row is both."""
-    n, w, seed = len(table.x), table.w, recipe.seed
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    most = max(1, round(recipe.training.validation_fraction * n)) if n >= _FEWEST_ROWS_TO_SPLIT else 0
-    train, held_out = order[most:], order[:most] if most else order
+    (train, held_out), w, seed = _partition(len(table.x), recipe), table.w, recipe.seed
 
     def rows(index: Tensor, dtype: torch.dtype = torch.float64) -> Rows:
         """The rows of these numbers, prepared."""
@@ -224,7 +221,14 @@ def _split(table: _Table, columns: Columns, context_columns: Columns | None, rec
     drawn = _spread(rows(thinned), columns, seed + 1)
     spread = columns.spread if bool(columns.integer.any()) else None
     dtype = torch.float64 if recipe.training.precision == "64-true" else torch.float32
-    return Split(rows(train, dtype), judging, drawn, weights, spread, apart=most > 0)
+    return Split(rows(train, dtype), judging, drawn, weights, spread, apart=len(train) < len(table.x))
+
+
+def _partition(n: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The numbers of the training rows and of those held out."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
+    most = max(1, round(recipe.training.validation_fraction * n)) if n >= _FEWEST_ROWS_TO_SPLIT else 0
+    return order[most:], order[:most] if most else order
 
 
 def _prepared(columns: Columns, x: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:

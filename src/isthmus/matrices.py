@@ -80,7 +80,7 @@ def check_kind(values: Any, what: str) -> None:
     rows = values if isinstance(values, list | tuple) else ()
     if np.ma.is_masked(values) or any(np.ma.is_masked(row) for row in rows):
         raise InputError(f"expected {what} without missing values; got masked entries; impute or drop them")
-    of_columns = getattr(values, "dtypes", None)
+    of_columns = getattr(values, "dtypes", None) if hasattr(values, "shape") else None  # a lazy frame would compute
     for dtype in of_columns if np.iterable(of_columns) else [getattr(values, "dtype", None)]:
         if getattr(dtype, "kind", "") in ("m", "M") or getattr(dtype, "is_temporal", bool)():
             raise InputError(f"expected numbers in {what}; got times of type {dtype}; convert them, say to seconds")
