@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from isthmus.errors import InputError
 from isthmus.fitting import fit
-from isthmus.matrices import check_kind, matrix
+from isthmus.matrices import check_kind, matrix, row_weights
 from isthmus.model import Density
 from isthmus.recipe import Recipe
 from isthmus.store import Fitted
@@ -89,18 +89,26 @@ class _Base(BaseEstimator):
         x, c = self._tensors(X, context)
         return self.fitted_.model.log_prob(x, c, density=self.density).numpy()
 
-    def score(self, X: ArrayLike, y: object = None, context: ArrayLike | None = None) -> float:
+    def score(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        context: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
         """Mean log density of the rows, in nats; higher is better, so that grid searches maximise it.
 
         Args:
             X: data, (n_samples, n_features).
             y: ignored.
             context: (n_samples, n_context), required where the fit had one.
+            sample_weight: one weight >= 0 a row, of the mean; equal ones by default.
 
         Returns:
             Mean nats per row.
         """
-        return float(self.score_samples(X, context).mean())
+        scores = self.score_samples(X, context)
+        return float(np.average(scores, weights=row_weights(sample_weight, len(scores))))
 
     def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """The points of the manifold that rows are mapped to, in the units of X.
@@ -187,6 +195,16 @@ class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
         >>> flow.get_feature_names_out().tolist()
         ['injectiveflow0', 'injectiveflow1']
     """
+
+    def fit_transform(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        context: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> NDArray[Any]:
+        """Codes of the rows fitted to; the context goes to both, see `fit` and `transform`."""
+        return self.fit(X, y, context, sample_weight).transform(X, context)
 
     def transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """Codes of rows.

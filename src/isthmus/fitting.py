@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -125,7 +124,7 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
         InputError: these are not the data of the fit.
 
     Example:
-        >>> X = np.random.default_rng(0).normal(size=(30, 2))
+        >>> X = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
         >>> fitted = fit(X, recipe=Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5}))
         >>> [len(rows.x) for rows in rows_again(fitted, X)]
         [27, 3]
@@ -212,8 +211,9 @@ def _split(table: _Table, columns: Columns, context_columns: Columns | None, rec
     def rows(index: Tensor, dtype: torch.dtype = torch.float64) -> Rows:
         """The rows of these numbers, prepared."""
         x = _prepared(columns, table.x, index, dtype)
-        c = None if table.c is None or context_columns is None else table.c
-        return Rows(x, c if c is None else _prepared(context_columns, c, index, dtype))
+        if table.c is None or context_columns is None:
+            return Rows(x)
+        return Rows(x, _prepared(context_columns, table.c, index, dtype))
 
     weights = None if w is None else w[train]
     judging = _spread(rows(_drawn(held_out, w, seed)), columns, seed)

@@ -147,7 +147,7 @@ def fingerprint(x: Float[Tensor, "n columns"], c: Float[Tensor, "n C"] | None = 
         if table is not None:
             digest.update(repr(tuple(table.shape)).encode())
             for _, rows in by_rows(table):
-                digest.update(doubled(rows).numpy())
+                digest.update(doubled(rows).numpy().data)
     return {"rows": len(x), "sha256": digest.hexdigest()}
 
 
@@ -202,7 +202,7 @@ def _of_objects(array: NDArray[Any], what: str) -> NDArray[np.float64]:
 def _tensor(array: NDArray[np.float64] | NDArray[np.float32]) -> Tensor:
     """The array's own memory where a tensor can have it."""
     if not array.flags.aligned or any(stride < 0 or stride % array.itemsize for stride in array.strides):
-        array = np.ascontiguousarray(array)
+        array = array.copy()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing here writes
         return torch.from_numpy(array)

@@ -117,7 +117,7 @@ def answer(X):
     except InputError as error:
         said = str(error)
         return None if said.startswith("expected ") and "; got " in said and "\n" not in said else said
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever else comes is what must not)
         return f"{type(error).__name__}: {error}"
     return "a model"
 
@@ -195,7 +195,8 @@ X = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 3))
 C, whole, heavy = X[:, :1], np.round(2 * X), np.exp(2 * rng.normal(size=(240, 3)))
 base = {"flow": {"latent_dim": 1, "network": {"width": 16}}, "training": {"max_steps": 20, "validations": 2}}
 variants = {
-    "default density": (X, None, {}), "plain": (X, None, {}), "context": (X, C, {}), "float32": (X.astype("f4"), None, {}), "whole": (whole, None, {}),
+    "default density": (X, None, {}), "plain": (X, None, {}), "context": (X, C, {}),
+    "float32": (X.astype("f4"), None, {}), "whole": (whole, None, {}),
     "heavy tails": (heavy, None, {}), "auto": (X, None, {"latent_dim": "auto"}),
     "64-true": (X, None, {"precision": "64-true"}), "bf16-mixed": (X, None, {"precision": "bf16-mixed"}),
     "compiled": (X, None, {"compile": True}),
@@ -234,7 +235,9 @@ def test_the_same_seed_gives_the_same_bits(times, tally, fresh_python):
     runs = [fresh_python(BITS, *names) for _ in range(2)]
     distinct = {name: len({digest for run in runs for digest in run[name]}) for name in names}
     kept = sum(count == 1 for count in distinct.values())
-    promise = "The same seed gives the same bits: fit, densities, codes, samples and figures, twice in each of 2 processes"
+    promise = (
+        "The same seed gives the same bits: fit, densities, codes, samples and figures, twice in each of 2 processes"
+    )
     tally("Numbers", promise, len(names), kept, fits=4 * len(names))
     assert kept == len(names), distinct
 
@@ -337,7 +340,11 @@ def test_no_table_is_copied_twice(times, tally, fresh_python):
     spare = 150e6  # bytes, for the 250,000 rows at most of which the density is fitted
     cases = times(
         [(1_000_000, "float64", "fit"), (200_000, "float64", "score")],
-        [(n, dtype, verb) for n, verb in ((10_000_000, "fit"), (1_000_000, "score")) for dtype in ("float64", "float32")],
+        [
+            (n, dtype, verb)
+            for n, verb in ((10_000_000, "fit"), (1_000_000, "score"))
+            for dtype in ("float64", "float32")
+        ],
     )
     ratios = {}
     for n, dtype, verb in cases:
@@ -345,6 +352,8 @@ def test_no_table_is_copied_twice(times, tally, fresh_python):
         ratios[f"{verb} {n:.0e} {dtype}"] = ((most - spare * (n < 10_000_000)) / table, most / table)
     kept = sum(ratio <= 2.5 for ratio, _ in ratios.values())
     figures = {name: f"{ratio:.2f}" for name, (_, ratio) in ratios.items()}
-    promise = "Peak memory stays below 2.5 times the table in float64, the table itself included (plus 150 MB below 1e7 rows)"
+    promise = (
+        "Peak memory stays below 2.5 times the table in float64, the table itself included (plus 150 MB below 1e7 rows)"
+    )
     tally("Numbers", promise, len(cases), kept, **figures)
     assert kept == len(cases), json.dumps(figures)
