@@ -23,6 +23,7 @@ References:
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -30,10 +31,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
+from isthmus.matrices import by_rows, doubled
 
 __all__ = ["Columns"]
 
 _GAIN = 0.1  # nats a row
+_LEAST_DEVIATION = 1e-12  # of a column's largest value: less is rounding
+_LARGEST_INTEGER = 2.0**53  # beyond it every float64 is an integer
 _FEWEST_ROWS = 200
 _CURVE_ROWS = 5_000  # half of them choose centre and width, half judge
 _MIXTURE_ROWS = 3_000  # the same
@@ -71,7 +75,7 @@ class Columns(nn.Module):
     Example:
         >>> columns = Columns.learn(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
         >>> columns.kept.tolist(), columns.standardise(torch.tensor([[3.0, 7.0]])).tolist()
-        ([True, False], [[0.9607689380645752]])
+        ([True, False], [[0.9607689228305228]])
         >>> table = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
         >>> Columns.learn(torch.stack([table[:, 0], table[:, 1].exp()], 1)).curved.tolist()
         [False, True]
@@ -110,7 +114,7 @@ class Columns(nn.Module):
         """Means, standard deviations, heavy-tailed, constant and integer columns of a table.
 
         Args:
-            x: data in the user's units, (batch, n), float64.
+            x: data in the user's units, (batch, n); computed with in float64, some rows at a time.
             w: weights of the rows, mean 1, (batch,), or None.
             standardise: whether to divide by the standard deviation and subtract the mean.
             heavy_tails: whether to curve columns where held-out rows gain by it; needs `standardise` and 200 rows.
@@ -123,23 +127,27 @@ class Columns(nn.Module):
         Raises:
             InputError: every column is constant.
         """
-        columns = cls(x.shape[1]).to(x)
-        share = torch.full_like(x[:, :1], 1 / len(x)) if w is None else (w / w.sum()).unsqueeze(1)
-        varies = _deviation(x, share) > 1e-12 * x.abs().amax(0)
+        columns = cls(x.shape[1]).to(x.device, torch.float64)
+        equal = torch.full((1, 1), 1 / len(x), dtype=torch.float64, device=x.device)
+        share = equal.expand(len(x), 1) if w is None else (w / w.sum()).unsqueeze(1)
+        columns.low, columns.high = x.amin(0).to(torch.float64), x.amax(0).to(torch.float64)
+        largest = torch.maximum(columns.low.abs(), columns.high.abs())
+        varies = _deviation(x, share) > _LEAST_DEVIATION * largest
         if drop:
             if not varies.any():
                 raise InputError(
-                    f"expected a column that varies; got {x.shape[1]} constant columns in {x.shape[0]} rows; give data"
+                    f"expected a column that varies; got {x.shape[1]} constant columns, none of which varies by more "
+                    f"than {_LEAST_DEVIATION:g} of its largest value; give others, or subtract an offset"
                 )
             columns.kept = varies
         if dequantise:
-            columns.integer = varies & (x == x.round()).all(0)
-        columns.low, columns.high = x.amin(0), x.amax(0)
+            whole = torch.stack([(rows == rows.round()).all(0) for _, rows in by_rows(x)]).all(0)
+            columns.integer = varies & whole & (largest < _LARGEST_INTEGER)
         if standardise:
             columns._standardise_by(x, share, varies)
             if heavy_tails and len(x) >= _FEWEST_ROWS:
                 columns = columns._better_of(columns._with_curves(x, share, varies), x, share)
-        columns.mean = torch.where(columns.kept, columns.mean, x[0])
+        columns.mean = torch.where(columns.kept, columns.mean, x[0].to(torch.float64))
         return columns
 
     @property
@@ -221,10 +229,12 @@ class Columns(nn.Module):
 
     def _standardise_by(self, x: Tensor, share: Tensor, varies: Tensor) -> None:
         """Set mean and scale of h(x), the variance that spreading integers over their unit adds included."""
-        h = self._h(x)
-        self.mean = (share * h).sum(0)
-        spread = (share * self._log_slope(x).exp().square()).sum(0) * self.integer / 12
-        self.scale = torch.where(varies, (_deviation(h, share).square() + spread).sqrt(), 1.0)
+        self.mean = _mean(self._h, x, share)
+        deviation = _deviation(x, share, self._h)
+        if bool(self.integer.any()):
+            spread = _mean(lambda rows: self._log_slope(rows).exp().square(), x, share) / 12
+            deviation = torch.where(self.integer, (deviation.square() + spread).sqrt(), deviation)
+        self.scale = torch.where(varies, deviation, 1.0)
 
     def _with_curves(self, x: Tensor, share: Tensor, varies: Tensor) -> "Columns":
         """The same with every column curved that gains by it on its own."""
@@ -271,15 +281,25 @@ def _unbend(h: Tensor, curve: Curve) -> Tensor:
     return centre + width * (torch.sinh(y) + (h - y) * torch.cosh(y))
 
 
-def _deviation(x: Tensor, share: Tensor) -> Tensor:
-    return (share * (x - (share * x).sum(0)).square()).sum(0).sqrt()
+def _mean(of: Callable[[Tensor], Tensor], x: Tensor, share: Tensor) -> Tensor:
+    """Weighted mean over the rows of a function of rows, some rows at a time."""
+    parts = (share[start : start + len(rows)] * of(doubled(rows)) for start, rows in by_rows(x))
+    return torch.stack([part.sum(0) for part in parts]).sum(0)
+
+
+def _deviation(x: Tensor, share: Tensor, h: Callable[[Tensor], Tensor] = lambda rows: rows) -> Tensor:
+    """Weighted standard deviation of h(x); in units of a power of two, whose squares neither over- nor underflow."""
+    mean = _mean(h, x, share)
+    largest = torch.stack([(h(doubled(rows)) - mean).abs().amax(0) for _, rows in by_rows(x)]).amax(0)
+    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent.clamp(-1021, 1022))
+    return _mean(lambda rows: ((h(rows) - mean) / unit).square(), x, share).sqrt() * unit
 
 
 def _evenly(x: Tensor, share: Tensor, most: int) -> Tensor:
     """At most `most` rows, evenly spaced, a heavier row more often."""
     n = min(len(x), most)
-    at = (torch.arange(n).to(x) + 0.5) / n
-    return x[torch.searchsorted(share.flatten().cumsum(0), at).clamp(max=len(x) - 1)]
+    at = (torch.arange(n).to(share) + 0.5) / n
+    return doubled(x[torch.searchsorted(share.flatten().cumsum(0), at).clamp(max=len(x) - 1)])
 
 
 def _spiky(x: Tensor) -> Bool[Tensor, " n"]:
@@ -334,7 +354,7 @@ def _mixture(fit: Tensor, held_out: Tensor, components: int) -> Tensor:
     if (D := fit.shape[1]) > _MOST_COLUMNS:
         mean = fit.mean(0)
         pca = PCA(_AXES, svd_solver="randomized", random_state=0).fit(fit.cpu().numpy())
-        axes = torch.as_tensor(pca.components_).to(fit).mT
+        axes = torch.tensor(pca.components_).to(fit).mT
         off = [v - mean - (v - mean) @ axes @ axes.mT for v in (fit, held_out)]
         variance = (off[0].square().sum(1).mean() / (D - axes.shape[1])).clamp(min=_FLOOR)
         rest = -0.5 * (off[1].square().sum(1) / variance + (D - axes.shape[1]) * (2 * math.pi * variance).log())

@@ -1,6 +1,7 @@
 """scikit-learn estimators: `InjectiveFlow` for density, codes and samples, `InjectiveFlowDetector` for outliers."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from isthmus.errors import InputError
 from isthmus.fitting import fit
+from isthmus.matrices import check_kind, matrix, row_weights
 from isthmus.model import Density
 from isthmus.recipe import Recipe
 from isthmus.store import Fitted
@@ -66,10 +68,11 @@ class _Base(BaseEstimator):
         Returns:
             self.
         """
+        check_kind(X, "X")
         data: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         d, most = self.n_components, data.shape[1]
-        if d != "auto" and not 1 <= d <= most:
-            raise InputError(f"expected 1 <= n_components <= n_features={most}; got n_components={d}; choose another")
+        if d != "auto" and not (isinstance(d, Integral) and 1 <= d <= most):
+            raise InputError(f"expected 1 <= n_components <= n_features={most}; got n_components={d!r}; choose another")
         self.fitted_ = fit(
             data,
             context,
@@ -94,18 +97,26 @@ class _Base(BaseEstimator):
         x, c = self._tensors(X, context)
         return self.fitted_.model.log_prob(x, c, density=self.density).numpy()
 
-    def score(self, X: ArrayLike, y: object = None, context: ArrayLike | None = None) -> float:
+    def score(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        context: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
         """Mean log density of the rows, in nats; higher is better, so that grid searches maximise it.
 
         Args:
             X: data, (n_samples, n_features).
             y: ignored.
             context: (n_samples, n_context), required where the fit had one.
+            sample_weight: one weight >= 0 a row, of the mean; equal ones by default.
 
         Returns:
             Mean nats per row.
         """
-        return float(self.score_samples(X, context).mean())
+        scores = self.score_samples(X, context)
+        return float(np.average(scores, weights=row_weights(sample_weight, len(scores))))
 
     def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """The points of the manifold that rows are mapped to, in the units of X.
@@ -135,7 +146,7 @@ class _Base(BaseEstimator):
         """
         check_is_fitted(self)
         model = self.fitted_.model
-        c = None if context is None else torch.as_tensor(np.array(context, dtype=np.float64, ndmin=2))
+        c = None if context is None else matrix(np.atleast_2d(np.asarray(context)), "context")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(check_random_state(self.random_state).randint(2**31))
             return model.columns.round_integers(model.sample(n_samples, c, noise=noise)).numpy()
@@ -153,9 +164,9 @@ class _Base(BaseEstimator):
 
     def _tensors(self, X: ArrayLike, context: ArrayLike | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         check_is_fitted(self)
+        check_kind(X, "X")
         data: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        c = None if context is None else torch.as_tensor(np.array(context, dtype=np.float64))
-        return torch.as_tensor(np.array(data, dtype=np.float64)), c
+        return matrix(data, "X"), None if context is None else matrix(context, "context")
 
 
 class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
@@ -195,6 +206,16 @@ class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
         ['injectiveflow0', 'injectiveflow1']
     """
 
+    def fit_transform(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        context: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> NDArray[Any]:
+        """Codes of the rows fitted to; the context goes to both, see `fit` and `transform`."""
+        return self.fit(X, y, context, sample_weight).transform(X, context)
+
     def transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """Codes of rows.
 
@@ -222,11 +243,11 @@ class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
             InputError: the codes have another number of columns.
         """
         check_is_fitted(self)
-        codes = np.array(Z, dtype=np.float64)
-        if codes.ndim != 2 or codes.shape[1] != self.n_components_:
-            raise InputError(f"expected codes of {self.n_components_} columns; got shape {codes.shape}; use transform")
-        c = None if context is None else torch.as_tensor(np.array(context, dtype=np.float64))
-        return self.fitted_.model.decode(torch.as_tensor(codes), c).numpy().astype(_dtype(Z), copy=False)
+        codes, c = matrix(Z, "codes"), None if context is None else matrix(context, "context")
+        if codes.shape[1] != self.n_components_:
+            got = tuple(codes.shape)
+            raise InputError(f"expected codes of {self.n_components_} columns; got shape {got}; use transform")
+        return self.fitted_.model.decode(codes, c).numpy().astype(_dtype(Z), copy=False)
 
     @property
     def _n_features_out(self) -> int:
@@ -335,10 +356,13 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
 
 
 def _cut(scores: NDArray[np.float64], share: float, sample_weight: ArrayLike | None) -> float:
-    """The smallest score above the given share of the weighted rows."""
+    """Between the scores of the given share of the weighted rows and the others.
+
+    Halfway, since the last bit of a score depends on how many rows are scored at once: a row must not change sides.
+    """
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     quantile = np.quantile(scores, share, weights=weights, method="inverted_cdf")
-    return float(scores[scores > quantile].min(initial=scores.max()))
+    return float(quantile + scores[scores > quantile].min(initial=scores.max())) / 2
 
 
 def _dtype(X: ArrayLike) -> Any:

@@ -1,7 +1,6 @@
 """From a table to a finished model: prepare columns and rows, choose the latent dimension, train, refit the density."""
 
 import copy
-import hashlib
 import inspect
 import math
 import time
@@ -10,10 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from isthmus.ambient import Ambient
@@ -22,6 +19,7 @@ from isthmus.diagnostics import Health, Verdict, examine, steadiness
 from isthmus.errors import InputError
 from isthmus.flow import Flow, NetworkFlow
 from isthmus.flows import FLOWS
+from isthmus.matrices import doubled, fingerprint, matrix, row_weights, rows_at_once
 from isthmus.metrics import energy_distance
 from isthmus.model import Model
 from isthmus.networks import NETWORKS, start_at_principal_components
@@ -33,9 +31,9 @@ from isthmus.store import Fitted, versions
 from isthmus.sweep import judges, short_fit, start_latent_dim, sweep_latent_dim
 from isthmus.training import History, Split, single_thread, train
 
-__all__ = ["fit", "matrix", "rows_again"]
+__all__ = ["fit", "rows_again"]
 
-_REFIT_ROWS = 250_000
+_REFIT_ROWS = 250_000  # from which principal components and densities are computed
 _FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
@@ -89,8 +87,7 @@ def fit(
     if run_dir is not None:
         open_run(run_dir, _what(table, sample_weight, recipe, flow))
     context_columns = None if table.c is None else Columns.learn(table.c, table.w, **_AS_THEY_ARE)
-    c = None if table.c is None or context_columns is None else context_columns.standardise(table.c)
-    columns, data, curving = _prepare(table, c, recipe, flow, run_dir)
+    columns, data, curving = _prepare(table, context_columns, recipe, flow, run_dir)
     if flow is None:
         recipe = _sized(recipe, len(data.train.x))
         flow, curve = _choose(recipe, data, run_dir)
@@ -116,7 +113,7 @@ def fit(
     figures |= {"latent_dim_curve": list(curve), "curving": curving}
     figures["beta_reason"] = _beta_reason(history, recipe, model.flow)
     if sample_weight is None:
-        figures["table"] = _fingerprint(table.given)
+        figures["table"] = fingerprint(*table.given)
     figures["seconds"] = time.monotonic() - started + history.earlier
     if run_dir is not None:
         finish_run(run_dir)
@@ -138,48 +135,16 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
         InputError: these are not the data of the fit.
 
     Example:
-        >>> X = np.random.default_rng(0).normal(size=(30, 2))
+        >>> X = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
         >>> fitted = fit(X, recipe=Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5}))
         >>> [len(rows.x) for rows in rows_again(fitted, X)]
         [27, 3]
     """
-    table, columns = _Table.of(X, context, None), fitted.model.columns
-    if fitted.metrics.get("table") != _fingerprint(table.given):
+    table, model = _Table.of(X, context, None), fitted.model
+    if fitted.metrics.get("table") != fingerprint(*table.given):
         raise InputError("expected the table of the fit, its rows in the same order; got another; give that one")
-    preparation = fitted.model.context_columns
-    c = None if table.c is None or preparation is None else preparation.standardise(table.c)
-    data = _split(Rows(columns.standardise(table.x), c), table.w, columns, fitted.recipe)
+    data = _split(table, model.columns, model.context_columns, fitted.recipe)
     return data.drawn, data.held_out
-
-
-def matrix(values: ArrayLike | Tensor, what: str) -> Float[Tensor, "n columns"]:
-    """A user's table as a float64 tensor, checked; the user's own array is never written to.
-
-    Args:
-        values: numbers, (n, columns).
-        what: what to call it in messages.
-
-    Returns:
-        (n, columns), float64.
-
-    Raises:
-        InputError: it is not a matrix of finite numbers, or is empty.
-
-    Example:
-        >>> matrix([[1, 2]], "X")
-        tensor([[1., 2.]], dtype=torch.float64)
-    """
-    try:
-        array = _array(values)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected numbers in {what}; got {error}; convert or drop the other columns") from error
-    if array.ndim != 2 or 0 in array.shape:
-        raise InputError(f"expected {what} of shape (rows, columns); got shape {array.shape}; reshape it")
-    if not np.isfinite(array).all():
-        row, column = np.argwhere(~np.isfinite(array))[0]
-        got = f"{array[row, column]} in row {row}, column {column}"
-        raise InputError(f"expected finite numbers in {what}; got {got}; impute or drop it")
-    return torch.from_numpy(array)
 
 
 @dataclass(frozen=True)
@@ -199,7 +164,7 @@ class _Table:
         x, c = matrix(X, "X"), None if context is None else matrix(context, "context")
         if c is not None and len(c) != len(x):
             raise InputError(f"expected one context row for each of {len(x)} rows; got {len(c)}; give as many")
-        w = _weights(sample_weight, len(x))
+        w = row_weights(sample_weight, len(x))
         if w is None and len(x) > _LARGEST_MERGE:
             return cls(x, c, None, (x, c))
         D, rows = x.shape[1], x if c is None else torch.cat([x, c], 1)
@@ -215,41 +180,16 @@ class _Table:
 
 def _what(table: _Table, sample_weight: ArrayLike | Tensor | None, recipe: Recipe, flow: Flow | None) -> dict[str, Any]:
     """What makes a fit this one and no other."""
-    weights = () if sample_weight is None else (torch.from_numpy(_array(sample_weight)),)
     return {
         "versions": versions(),
         "recipe": recipe.model_dump(mode="json"),
-        "data": digest(*table.given, *weights),
+        "data": digest(fingerprint(*table.given), row_weights(sample_weight, len(table.given[0]))),
         "untrained flow": digest(*(weights_of(flow) if flow is not None else ())),
     }
 
 
-def _fingerprint(tables: tuple[Tensor, Tensor | None]) -> dict[str, Any]:
-    """Tells a table from another, without keeping it."""
-    digest = hashlib.sha256()
-    for table in tables:
-        digest.update(b"" if table is None else repr(tuple(table.shape)).encode() + table.numpy().tobytes())
-    return {"rows": len(tables[0]), "sha256": digest.hexdigest()}
-
-
-def _array(values: ArrayLike | Tensor) -> NDArray[np.float64]:
-    """A copy in float64, never the caller's own array."""
-    return np.array(
-        values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=np.float64, copy=True
-    )
-
-
-def _weights(values: ArrayLike | Tensor | None, n: int) -> Tensor | None:
-    if values is None:
-        return None
-    w = torch.from_numpy(_array(values))
-    if w.shape != (n,) or not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) == 0:
-        raise InputError(f"expected {n} weights >= 0, not all zero; got shape {tuple(w.shape)}; give one for each row")
-    return w
-
-
 def _prepare(
-    table: _Table, c: Tensor | None, recipe: Recipe, flow: Flow | None, run_dir: Path | None
+    table: _Table, context_columns: Columns | None, recipe: Recipe, flow: Flow | None, run_dir: Path | None
 ) -> tuple[Columns, Split, dict[str, float] | None]:
     """Columns, rows, and what curving heavy-tailed columns gains after a short training, where there are any.
 
@@ -261,18 +201,20 @@ def _prepare(
 
     def of(columns: Columns) -> Split:
         """The rows, prepared by these columns."""
-        return _split(Rows(columns.standardise(table.x), c), table.w, columns, recipe)
+        return _split(table, columns, context_columns, recipe)
 
     columns = Columns.learn(table.x, table.w, **settings)
     if not columns.heavy_tailed:
         return columns, of(columns), None
     straight = Columns.learn(table.x, table.w, **{**settings, "heavy_tails": False})
-    plain, curved = of(straight), of(columns)
+    plain = of(straight)
+    start, drawn = start_latent_dim(plain.train.x), plain.drawn.thinned(_SAMPLES)
+    del plain  # of() gives the rows anew each time, since those of both need twice the memory
 
-    def tried(columns: Columns, data: Split, folder: Path | None) -> _Trial:
+    def tried(columns: Columns, folder: Path | None) -> _Trial:
         """What comes of these columns after a short training."""
-        ambient = _short_fit(data, plain, recipe, flow, folder)
-        rows, drawn = judges(data), plain.drawn.thinned(_SAMPLES)
+        data = of(columns)
+        ambient, rows = _short_fit(data, start, recipe, flow, folder), judges(data)
         score = ambient.linearised(rows.x, rows.c) + columns.log_det(columns.restore(rows.x))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -280,14 +222,14 @@ def _prepare(
         finite = bool(samples.isfinite().all())
         return _Trial(score.tolist(), energy_distance(samples, drawn.x) if finite else math.inf)
 
-    one = _Trial(*remembered(run_dir, "curved", partial(tried, columns, curved)))
-    other = _Trial(*remembered(run_dir, "straight", partial(tried, straight, plain)))
+    one = _Trial(*remembered(run_dir, "curved", partial(tried, columns)))
+    other = _Trial(*remembered(run_dir, "straight", partial(tried, straight)))
     gain = torch.tensor(one.score) - torch.tensor(other.score)
     mean, error = float(gain.mean()), float(gain.std(correction=0)) / len(gain) ** 0.5
     better = mean > _SIGNIFICANT * error and one.distance <= other.distance
-    chosen = (columns, curved) if better else (straight, plain)
+    chosen = columns if better else straight
     distances = {"energy_distance": one.distance, "energy_distance_straight": other.distance}
-    return *chosen, {"gain": mean, "standard_error": error, **distances}
+    return chosen, of(chosen), {"gain": mean, "standard_error": error, **distances}
 
 
 class _Trial(NamedTuple):
@@ -297,40 +239,63 @@ class _Trial(NamedTuple):
     distance: float
 
 
-def _short_fit(data: Split, plain: Split, recipe: Recipe, flow: Flow | None, run_dir: Path | None) -> Ambient:
-    """What a short training gives at the latent dimension where a search would begin on straight columns."""
+def _short_fit(data: Split, start: int, recipe: Recipe, flow: Flow | None, run_dir: Path | None) -> Ambient:
+    """What a short training gives, at the latent dimension `start` where none is asked for."""
     if flow is None:
         recipe = _sized(recipe, len(data.train.x))
-        latent_dim = _asked(recipe, data) or start_latent_dim(plain.train.x)
-        trial = _build(recipe, data.train, latent_dim)
+        trial = _build(recipe, data.train, _asked(recipe, data) or start)
     else:
         trial = copy.deepcopy(_fitting(flow, data.train))
     return short_fit(trial, recipe, data, steps=_TRIAL_STEPS, run_dir=run_dir)
 
 
-def _split(rows: Rows, w: Tensor | None, columns: Columns, recipe: Recipe) -> Split:
+def _split(table: _Table, columns: Columns, context_columns: Columns | None, recipe: Recipe) -> Split:
     """Training and held-out rows; with fewer than 20 rows every row is both."""
-    n, seed = len(rows.x), recipe.seed
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    most = max(1, round(recipe.training.validation_fraction * n)) if n >= _FEWEST_ROWS_TO_SPLIT else 0
-    train, held_out = order[most:], order[:most] if most else order
+    (train, held_out), w, seed = _partition(len(table.x), recipe), table.w, recipe.seed
+
+    def rows(index: Tensor, dtype: torch.dtype = torch.float64) -> Rows:
+        """The rows of these numbers, prepared."""
+        x = _prepared(columns, table.x, index, dtype)
+        if table.c is None or context_columns is None:
+            return Rows(x)
+        return Rows(x, _prepared(context_columns, table.c, index, dtype))
+
     weights = None if w is None else w[train]
-    judging = _spread(_drawn(rows[held_out], None if w is None else w[held_out], seed), columns, seed)
-    drawn = _spread(_drawn(rows[train], weights, seed).thinned(_REFIT_ROWS), columns, seed + 1)
+    judging = _spread(rows(_drawn(held_out, w, seed)), columns, seed)
+    thinned = _drawn(train, w, seed)[:: max(1, math.ceil(len(train) / _REFIT_ROWS))]
+    drawn = _spread(rows(thinned), columns, seed + 1)
     spread = columns.spread if bool(columns.integer.any()) else None
-    return Split(rows[train], judging, drawn, weights, spread, apart=most > 0)
+    dtype = torch.float64 if recipe.training.precision == "64-true" else torch.float32
+    return Split(rows(train, dtype), judging, drawn, weights, spread, apart=len(train) < len(table.x))
 
 
-def _drawn(rows: Rows, w: Tensor | None, seed: int) -> Rows:
-    """As many rows, drawn with replacement by weight."""
+def _partition(n: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The numbers of the training rows and of those held out."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
+    most = max(1, round(recipe.training.validation_fraction * n)) if n >= _FEWEST_ROWS_TO_SPLIT else 0
+    return order[most:], order[:most] if most else order
+
+
+def _prepared(columns: Columns, x: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standardised rows by their numbers, computed in float64, some at a time, so that no table stands there twice."""
+    prepared, size = torch.empty(len(index), columns.dim, dtype=dtype), rows_at_once(x.shape[1])
+    for some, at in zip(prepared.split(size), index.split(size), strict=True):
+        some.copy_(columns.standardise(doubled(x[at])))
+    return prepared
+
+
+def _drawn(index: Tensor, w: Tensor | None, seed: int) -> Tensor:
+    """As many row numbers, drawn with replacement by weight."""
     if w is None:
-        return rows
+        return index
     generator = torch.Generator().manual_seed(seed)
-    return rows[torch.multinomial(w, len(w), replacement=True, generator=generator)]
+    return index[torch.multinomial(w[index], len(index), replacement=True, generator=generator)]
 
 
 def _spread(rows: Rows, columns: Columns, seed: int) -> Rows:
     """Integer columns spread evenly over their unit around each value: a density needs a continuous variable."""
+    if not bool(columns.integer.any()):
+        return rows
     u = torch.rand(rows.x.shape, generator=torch.Generator().manual_seed(seed), dtype=rows.x.dtype)
     return Rows(columns.spread(rows.x, u - 0.5), rows.c)
 
@@ -381,7 +346,7 @@ def _build(recipe: Recipe, rows: Rows, latent_dim: int) -> Flow:
         torch.manual_seed(recipe.seed)
         flow = recipe.build_flow(data_dim, latent_dim, 0 if rows.c is None else rows.c.shape[1])
     if recipe.flow.initialise == "auto" and isinstance(flow, NetworkFlow):
-        start_at_principal_components(flow.encoder, flow.decoder, rows.x)
+        start_at_principal_components(flow.encoder, flow.decoder, rows.thinned(_REFIT_ROWS).x.to(torch.float64))
     return flow
 
 

@@ -5,6 +5,7 @@ densities, whose log-determinant of the preparation is always included. Computat
 a row does not depend on the rows beside it.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, final, get_args
 
@@ -17,6 +18,7 @@ from isthmus.ambient import Ambient, Estimate
 from isthmus.columns import Columns
 from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
+from isthmus.matrices import check_finite, doubled
 from isthmus.volume import exact
 
 __all__ = ["Model"]
@@ -64,15 +66,16 @@ class Model(nn.Module):
 
     def encode(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, "batch d"]:
         """Codes `f(x)`."""
-        return self._by_rows(self.flow.encode, self._inner(x), self._inner_context(c, x))
+        return self._by_rows(lambda u, c: self.flow.encode(self.columns.standardise(u), c), self._checked(x), c)
 
     def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch n"]:
         """Points `g(z)` of the manifold."""
-        return self.columns.restore(self._by_rows(self.flow.decode, z.to(torch.float64), self._inner_context(c, z)))
+        check_finite(z, "codes")
+        return self._by_rows(lambda z, c: self.columns.restore(self.flow.decode(z, c)), z, c)
 
     def reconstruct(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, "batch n"]:
         """The points of the manifold that rows are mapped to, `g(f(x))`."""
-        return self.columns.restore(self._by_rows(self.flow.reconstruct, self._inner(x), self._inner_context(c, x)))
+        return self._by_rows(self._reconstruct, self._checked(x), c)
 
     def log_prob(
         self, x: Float[Tensor, "batch n"], c: Context = None, *, density: Density = "linearised"
@@ -96,23 +99,21 @@ class Model(nn.Module):
             raise InputError(f"expected a density among {', '.join(get_args(Density))}; got {density!r}; choose one")
         if density == "ambient":
             return self.importance_sampled(x, c).value
-        x, inner = self._checked(x), self._inner_context(c, x)
-        if density == "manifold":
-            return self._by_rows(self._manifold, self.columns.standardise(x), inner)
-        values = [
-            self._by_rows(self.ambient.linearised, self.columns.standardise(y), inner) + self.columns.log_det(y)
-            for y in self._spread(x)
-        ]
-        return torch.stack(values).mean(0)
+        return self._by_rows(self._manifold if density == "manifold" else self._linearised, self._checked(x), c)
 
     def importance_sampled(self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128) -> Estimate:
         """The ambient log density by importance sampling, with its standard error, (batch,) in nats, user's units."""
-        inner, values, errors = self._inner_context(c, x), [], []
-        for y in self._spread(self._checked(x)):
-            value, error = self.ambient.importance_sampled(self.columns.standardise(y), inner, n_points=n_points)
-            values.append(value + self.columns.log_det(y))
-            errors.append(error)
-        return Estimate(torch.stack(values).mean(0), torch.stack(errors).square().sum(0).sqrt() / len(errors))
+
+        def estimate(x: Tensor, c: Context) -> Tensor:
+            values, errors = [], []
+            for y in self._spread(x):
+                value, error = self.ambient.importance_sampled(self.columns.standardise(y), c, n_points=n_points)
+                values.append(value + self.columns.log_det(y))
+                errors.append(error)
+            error = torch.stack(errors).square().sum(0).sqrt() / len(errors)
+            return torch.stack([torch.stack(values).mean(0), error], 1)
+
+        return Estimate(*self._by_rows(estimate, self._checked(x), c).unbind(1))
 
     def sample(
         self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0
@@ -128,6 +129,8 @@ class Model(nn.Module):
         Returns:
             (n, columns) in the user's units.
         """
+        if n < 1 or not 0 <= temperature < math.inf:
+            raise InputError(f"expected n >= 1 rows and a finite temperature >= 0; got {n} and {temperature}")
         inner = None
         if c is not None or self.context_columns is not None:
             c = c.expand(n, -1) if c is not None and c.shape[0] == 1 else c
@@ -146,23 +149,26 @@ class Model(nn.Module):
         offsets[:, kept] = draws.to(x) - 0.5
         return [x + whole * offset for offset in torch.cat([offsets, -offsets])]
 
-    def _manifold(self, u: Tensor, c: Context) -> Tensor:
+    def _reconstruct(self, x: Tensor, c: Context) -> Tensor:
+        return self.columns.restore(self.flow.reconstruct(self.columns.standardise(x), c))
+
+    def _linearised(self, x: Tensor, c: Context) -> Tensor:
+        values = [
+            self.ambient.linearised(self.columns.standardise(y), c) + self.columns.log_det(y) for y in self._spread(x)
+        ]
+        return torch.stack(values).mean(0)
+
+    def _manifold(self, x: Tensor, c: Context) -> Tensor:
         encode, decode = self.flow.maps(c)
-        z, _, log_volume = exact(encode, lambda z: self.columns.restore_kept(decode(z)), u)
+        z, _, log_volume = exact(encode, lambda z: self.columns.restore_kept(decode(z)), self.columns.standardise(x))
         return self.flow.base(c).log_prob(z) - log_volume
 
     def _checked(self, x: Tensor) -> Tensor:
         n = self.columns.mean.shape[0]
         if x.dim() != 2 or x.shape[1] != n:
             raise InputError(f"expected rows of {n} columns; got shape {tuple(x.shape)}; give the columns of the fit")
-        if not bool(torch.isfinite(x).all()):
-            row, column = torch.nonzero(~torch.isfinite(x))[0].tolist()
-            got = f"{float(x[row, column])} in row {row}, column {column}"
-            raise InputError(f"expected finite numbers; got {got}; impute or drop it")
-        return x.to(torch.float64)
-
-    def _inner(self, x: Tensor) -> Tensor:
-        return self.columns.standardise(self._checked(x))
+        check_finite(x, "X")
+        return x
 
     def _inner_context(self, c: Context, rows: Tensor) -> Context:
         if self.context_columns is None:
@@ -173,13 +179,16 @@ class Model(nn.Module):
         if c is None or c.shape != (rows.shape[0], n):
             got = "none" if c is None else f"shape {tuple(c.shape)}"
             raise InputError(f"expected {n} context columns for {rows.shape[0]} rows; got {got}; give the context")
-        return self.context_columns.standardise(c.to(torch.float64))
+        check_finite(c, "context")
+        return self.context_columns.standardise(doubled(c))
 
     @torch.no_grad()
     def _by_rows(self, function: Callable[[Tensor, Context], Tensor], x: Tensor, c: Context) -> Tensor:
+        """A function of rows in the user's units and of prepared context, in float64, some rows at a time."""
+        c = self._inner_context(c, x)
         return torch.cat(
             [
-                function(x[start : start + _ROWS], None if c is None else c[start : start + _ROWS])
+                function(doubled(x[start : start + _ROWS]), None if c is None else c[start : start + _ROWS])
                 for start in range(0, max(1, x.shape[0]), _ROWS)
             ]
         )

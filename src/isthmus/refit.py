@@ -127,9 +127,10 @@ def fit_mixture(z: Float[Tensor, "n d"], components: int, *, seed: int = 0) -> L
         if len(rows) < len(z):
             fitted.set_params(max_iter=_LAST_ITERATIONS).fit(z.cpu().numpy())
     lazy = latents.mixture(z.shape[1], components=components).to(z)
-    lazy.logits = torch.as_tensor(fitted.weights_).log().to(z)
-    lazy.means = torch.as_tensor(fitted.means_).to(z)
-    lazy.scale_tril = torch.linalg.cholesky(torch.as_tensor(fitted.covariances_)).to(z)
+    # copies, since NumPy aligns memory by chance, and the last bit of a product depends on that
+    weights, means, covariances = (torch.tensor(v) for v in (fitted.weights_, fitted.means_, fitted.covariances_))
+    lazy.logits, lazy.means = weights.log().to(z), means.to(z)
+    lazy.scale_tril = torch.linalg.cholesky(covariances).to(z)
     return lazy
 
 

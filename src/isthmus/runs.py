@@ -108,7 +108,7 @@ def digest(*parts: object) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             found.update(repr((tuple(part.shape), part.dtype)).encode())
-            found.update(part.detach().cpu().contiguous().numpy().tobytes())
+            found.update(part.detach().cpu().contiguous().numpy().data)
         else:
             found.update(repr(part).encode() + b"\0")
     return found.hexdigest()

@@ -22,6 +22,7 @@ from isthmus.data.tables.wording import quoted
 from isthmus.diagnostics import Health
 from isthmus.errors import InputError
 from isthmus.flow import Context
+from isthmus.matrices import by_rows
 from isthmus.metrics import METRICS
 from isthmus.model import Model
 from isthmus.store import Fitted
@@ -273,8 +274,11 @@ def _ambient(model: Model, rows: _Rows) -> dict[str, Any]:
 
 def _errors(model: Model, rows: _Rows) -> Float[Tensor, " n"]:
     """Squared distance of each row to its reconstruction, on standardised columns."""
-    x_hat = model.reconstruct(rows.x, rows.c)
-    return (model.columns.standardise(rows.x) - model.columns.standardise(x_hat)).square().sum(1)
+    errors = []
+    for start, x in by_rows(rows.x):
+        x_hat = model.reconstruct(x, None if rows.c is None else rows.c[start : start + len(x)])
+        errors.append((model.columns.standardise(x) - model.columns.standardise(x_hat)).square().sum(1))
+    return torch.cat(errors)
 
 
 def _draw(

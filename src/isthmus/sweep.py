@@ -35,6 +35,7 @@ _SHARE_OF_TIME = 12  # of a given time, for one rung
 _ROWS = 4_000
 _HELD_OUT_ROWS = 500
 _LARGEST = 64
+_COVARIANCE_ROWS = 250_000
 _CONSTRAINT = 1e-5  # of a variance
 
 
@@ -158,6 +159,7 @@ def start_latent_dim(x: Float[Tensor, "n D"]) -> int:
 def _most(x: Float[Tensor, "n D"]) -> int:
     """The largest latent dimension that is considered."""
     n, D = x.shape
+    x = x[:: max(1, math.ceil(n / _COVARIANCE_ROWS))].to(torch.float64)
     variances = torch.linalg.eigvalsh(x.mT.cov(correction=0).reshape(D, D))
     return max(1, min(D - 1, int((variances > _CONSTRAINT * variances.mean()).sum()), n // 2, _LARGEST))
 
