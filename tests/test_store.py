@@ -52,7 +52,7 @@ def test_nothing_in_the_folder_is_a_pickle_and_the_schema_stays(fitted, tmp_path
 
     schema, _ = Schema.learn(pd.DataFrame(ROWS.numpy(), columns=list("abcd")))
     folder = save(dataclasses.replace(fitted, schema=schema), tmp_path / "model")
-    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors", ".yaml", ".csv"}
+    assert {path.suffix for path in folder.iterdir()} == {"", ".json", ".safetensors", ".yaml", ".csv"}
     assert load(folder).schema == schema
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
