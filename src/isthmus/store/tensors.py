@@ -122,7 +122,9 @@ class Budget(TorchDispatchMode):
 def _at_most(*arguments: Any) -> int:
     """A number that the numbers made by an operation cannot exceed, found fast."""
     leaves = tree_leaves(arguments)
-    sides = [abs(leaf) for leaf in leaves if isinstance(leaf, int)] + [x.numel() for x in leaves if isinstance(x, Tensor)]
+    sides = [abs(leaf) for leaf in leaves if isinstance(leaf, int)] + [
+        x.numel() for x in leaves if isinstance(x, Tensor)
+    ]
     return math.prod(max(1, side) ** 2 for side in sides)  # squared for the identity matrix
 
 
