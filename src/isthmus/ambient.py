@@ -267,7 +267,7 @@ NOISES: dict[str, Callable[..., Noise]] = {
 
 
 def _cholesky(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-    """Cholesky factors; NaN where there are none, so that a row beyond what can be computed does not stop the others."""
+    """Cholesky factors; NaN where there are none, so that a row beyond arithmetic does not stop the others."""
     tril, failed = torch.linalg.cholesky_ex(matrices)
     return torch.where(failed[..., None, None] == 0, tril, torch.nan)
 

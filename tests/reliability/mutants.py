@@ -147,7 +147,8 @@ def change_values(data, rng):
     name = rng.choice(list(tensors))
     tensor = tensors[name].clone()
     if tensor.dtype == torch.bool:
-        tensor = ~tensor if rng.random() < 0.5 else torch.rand(tensor.shape) < 0.5
+        tensor = ~tensor if rng.random() < 0.5 else torch.tensor(rng.choices([True, False], k=tensor.numel()))
+        tensor = tensor.reshape(tensors[name].shape)
     else:
         value = rng.choice([math.nan, math.inf, -math.inf, 0.0, -1.0, 1e300, -1e300, 1e-300, 1e30, 5e-324, 1e8])
         if rng.random() < 0.5:
@@ -336,10 +337,10 @@ def main(kind, folder, first, last):
         os.environ["ISTHMUS_UNPICKLED"] = str(Path(scratch) / "unpickled")
         for seed in range(10):
             one(kind, folder, seed, scratch)  # libraries are loaded
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         for seed in range(first, last):
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + MEMORY
+            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
             print(seed, file=sys.stderr, flush=True)
             faulthandler.dump_traceback_later(4 * SECONDS, exit=True)
             went = one(kind, folder, seed, scratch)

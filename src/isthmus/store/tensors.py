@@ -154,7 +154,8 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor], *, 
         path: the file.
         header: its header.
         expected: tensors of the names, types and shapes that are expected.
-        finite: whether infinite weights are refused too; NaN always is, as every score would be NaN.
+        finite: whether the weights are those of our own networks: finite, and masks as built. NaN is refused in any,
+            as every score would be NaN.
 
     Raises:
         InputError: names, types, shapes or values are others.
@@ -166,7 +167,7 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor], *, 
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in wanted}
     for name, tensor in tensors.items():
-        if wrong := _wrong(name, tensor, finite=finite):
+        if wrong := _wrong(name, tensor, expected[name], finite=finite):
             raise InputError(f"expected {wrong} as {name!r} in {path}; got others; the model is damaged, fit it again")
     return tensors
 
@@ -178,8 +179,10 @@ def _told(header: Header, name: str) -> str:
     return f"{name[:100]!r} of type {dtype} and shape {shape}"
 
 
-def _wrong(name: str, tensor: Tensor, *, finite: bool) -> str | None:
-    """What is expected of a tensor but not so."""
+def _wrong(name: str, tensor: Tensor, built: Tensor, *, finite: bool) -> str | None:
+    """What is expected of a tensor but not so; masks of the networks are those that were built."""
+    if not tensor.is_floating_point() and name.startswith("ambient.") and finite and not torch.equal(tensor, built):
+        return "what the recipe builds"
     if name in _POSITIVE and not bool(((tensor > 0) & tensor.isfinite()).all()):
         return "positive numbers"
     if name in _CHOLESKY and not bool((tensor.diagonal(dim1=-2, dim2=-1) > 0).all()):

@@ -96,24 +96,25 @@ def _read_numpy(path: Path) -> pd.DataFrame:
     with path.open("rb") as file:  # given a path, np.load leaves the file of a broken archive open
         if not zipfile.is_zipfile(file):
             file.seek(0)
-            _check_array(file, path.stat().st_size)
+            _check_array(file.read(_LONGEST_HEADER), path.stat().st_size)
             file.seek(0)
             return _array_to_frame(np.load(file, allow_pickle=False))
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
                 with archive.open(member) as stream:
-                    _check_array(stream, min(member.file_size, _MOST_DEFLATED * (member.compress_size + 1)))
+                    head = stream.read(_LONGEST_HEADER)
+                    _check_array(head, min(member.file_size, _MOST_DEFLATED * (member.compress_size + 1)))
         file.seek(0)
         loaded = np.load(file, allow_pickle=False)
         return _arrays_to_frame({name: loaded[name] for name in loaded.files})
 
 
-def _check_array(stream: io.BufferedIOBase, size: int) -> None:
-    """Refuse an array of other things than numbers, times and text, or of more than `size` bytes hold.
+def _check_array(start: bytes, size: int) -> None:
+    """Refuse, by how its file starts, an array of other things than numbers, times and text, or of over `size` bytes.
 
     NumPy would make room for whatever a header says.
     """
-    head = io.BytesIO(stream.read(_LONGEST_HEADER))
+    head = io.BytesIO(start)
     version = np.lib.format.read_magic(head)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(head)
