@@ -44,6 +44,8 @@ __all__ = ["Part", "Recipe"]
 Auto = Literal["auto"]
 R = TypeVar("R", bound=BaseModel)
 
+_LARGEST = 1_000_000  # characters of a recipe
+
 # Arguments that the data decide, never a recipe.
 _FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "encoder", "decoder", "deviation", "latent"}
 
@@ -83,7 +85,7 @@ def _first_error(model: type[BaseModel], error: ValidationError, where: str) -> 
     if first["type"] == "value_error":
         return f"{where}: {first['msg'].removeprefix('Value error, ')}"
     if first["type"] != "extra_forbidden":
-        return f"{where}: {'.'.join(path)}: {first['msg']}; got {reprlib.repr(first['input'])}"
+        return f"{where}: {'.'.join(path)}: {first['msg']}; got {reprlib.repr(first['input'])[:100]}"
     owner: Any = model
     for key in path[:-1]:
         owner = owner.model_fields[key].annotation
@@ -285,9 +287,13 @@ class Recipe(_Record):
     def read(cls, path: Path, settings: Sequence[str] = ()) -> "Recipe":
         """Read a YAML file; see `parse`."""
         try:
-            return cls.parse(path.read_text(), settings)
+            with path.open() as file:
+                text = file.read(_LARGEST + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"expected a recipe file at {path}; got {error}; give a readable YAML file") from error
+        if len(text) > _LARGEST:
+            raise InputError(f"expected a recipe of at most {_LARGEST} characters at {path}; got more; shorten it")
+        return cls.parse(text, settings)
 
     def dump(self) -> str:
         """The recipe as YAML text that `parse` reads back to an equal recipe."""
