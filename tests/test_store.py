@@ -285,3 +285,12 @@ def test_a_mask_that_the_recipe_does_not_build_is_refused(tmp_path):
     (tmp_path / "again").mkdir()
     with pytest.raises(InputError, match="what the recipe builds"):
         load(damaged(fit(ROWS, recipe=recipe), tmp_path / "again", lambda record: None, [(name, True)]))
+
+
+def test_a_long_name_in_a_header_is_told_in_short(fitted, tmp_path):
+    folder = save(fitted, tmp_path / "model")
+    with_header(folder / "model.safetensors", lambda header: next(iter(header.values())).update(dtype="x" * 100_000))
+    sign(folder, ["config.json", "model.safetensors"])
+    with pytest.raises(InputError) as refusal:
+        load(folder)
+    assert len(str(refusal.value)) < 1_000

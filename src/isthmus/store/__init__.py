@@ -34,6 +34,7 @@ from safetensors import SafetensorError
 from isthmus.ambient import NOISES, Ambient
 from isthmus.columns import Columns
 from isthmus.data.tables import Schema
+from isthmus.data.tables.wording import one_line
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.latents import LATENTS
@@ -219,7 +220,9 @@ def _rebuild(config: Config, flow: Flow | None, folder: Path, header: Header) ->
         except InputError:
             raise
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"expected a recipe to build in {folder}; got {error}; the model is damaged") from error
+            raise InputError(
+                f"expected a recipe to build in {folder}; got {one_line(error)}; the model is damaged"
+            ) from error
 
 
 def _build(config: Config, recipe: Recipe, flow: Flow | None) -> Model:
@@ -249,4 +252,4 @@ def _read_log(path: Path) -> list[dict[str, float]]:
     except (TypeError, ValueError, AttributeError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"expected numbers in {path}; got {error}; remove the damaged file") from error
+        raise InputError(f"expected numbers in {path}; got {one_line(error)}; remove the damaged file") from error

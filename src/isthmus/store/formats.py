@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from isthmus.data.tables import Schema
+from isthmus.data.tables.wording import one_line
 from isthmus.errors import InputError
 from isthmus.recipe import Part, Recipe
 from isthmus.store.folders import CHECKSUMS, read_bytes, verify
@@ -70,7 +71,9 @@ def read_json(path: Path) -> Record:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"expected JSON in {path}; got {error}; the model is damaged, fit it again") from error
+        raise InputError(
+            f"expected JSON in {path}; got {one_line(error)}; the model is damaged, fit it again"
+        ) from error
     if not isinstance(record, dict):
         raise InputError(f"expected names and values in {path}; got something else; the model is damaged")
     return record
@@ -103,4 +106,6 @@ def read_config(folder: Path, signed: tuple[str, ...]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(key) for key in first["loc"])
-        raise InputError(f"expected a valid {path}; got {where}: {first['msg']}; the model is damaged") from error
+        raise InputError(
+            f"expected a valid {path}; got {one_line(where + ': ' + first['msg'])}; the model is damaged"
+        ) from error

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from isthmus.data.tables.wording import one_line
 from isthmus.errors import InputError
 from isthmus.store.folders import regular
 
@@ -51,9 +52,13 @@ def _opened(path: Path) -> Iterator[Any]:
         with safetensors.safe_open(regular(path), framework="pt") as file:
             yield file
     except OSError as error:
-        raise InputError(f"expected a model folder with {path.name}; got {path}: {error}; check the path") from error
+        raise InputError(
+            f"expected a model folder with {path.name}; got {path}: {one_line(error)}; check the path"
+        ) from error
     except safetensors.SafetensorError as error:
-        raise InputError(f"expected tensors in {path}; got {error}; the model is damaged, fit it again") from error
+        raise InputError(
+            f"expected tensors in {path}; got {one_line(error)}; the model is damaged, fit it again"
+        ) from error
 
 
 def read_header(path: Path) -> Header:
