@@ -1,7 +1,7 @@
 # make demo    set up, then learn the handwritten digits: fit, evaluate, sample
 # make test    set up, then lint, types and all tests
 # make quick   set-up, then a small version of every benchmark
-# make check   lint and types only
+# make check   lint, types, licences and security advisories of what is installed
 # make soak    set up, then try every promise of docs/reliability.md in full, and write that page
 # make docs    set up, then build the documentation: every tutorial is executed, a warning is an error
 # make linkcheck   the same, then try every link to elsewhere; needs a network
@@ -41,6 +41,8 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pip-licenses >/dev/null
+	$(BIN)/python .ci/audit.py
 
 docs: $(VENV)/.installed-docs
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q docs build/docs

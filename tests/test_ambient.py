@@ -272,3 +272,13 @@ def test_only_gaussian_latents_have_gaussian_components():
             z = torch.randn(5, 2)
             log_prob = (log_weights + MultivariateNormal(means, scale_tril=tril).log_prob(z.unsqueeze(1))).logsumexp(1)
             torch.testing.assert_close(lazy(2)().log_prob(z), log_prob)
+
+
+def test_a_row_beyond_arithmetic_does_not_stop_the_others():
+    flow = FreeFormFlow(*mlp_pair(3, 1), data_dim=3, latent_dim=1).double()
+    ambient = Ambient(flow, IsotropicNoise(3, 0.1)).double()
+    alone = ambient.linearised(torch.zeros(1, 3, dtype=torch.float64))
+    rows = torch.stack([torch.zeros(3), torch.full((3,), torch.nan)]).double()
+    values = ambient.linearised(rows)
+    assert torch.allclose(values[:1], alone)
+    assert values[1].isnan()

@@ -80,3 +80,31 @@ def test_every_registered_name_can_be_asked_for(registry):
     for kind in registry:
         options = {"shape": (1, 4, 4)} if kind == "convolutional" else {}
         assert Part(kind=kind, **options).check(registry, "part").options == options
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+ODD = {
+    "deep": "[" * 100_000,
+    "no date": "seed: 2001-13-45",
+    "bomb": BOMB,
+    "bomb as a value": f"{BOMB}seed: *i",
+    "bomb as an option": f"{BOMB}flow: {{network: {{kind: mlp, width: *i}}}}",
+    "long": "seed: " + "9" * 10_000,
+    "larger than any": "#" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_files_are_refused_in_one_short_line(what, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(ODD[what])
+    with pytest.raises(InputError) as refusal:
+        Recipe.read(tmp_path / "recipe.yaml")
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 1_000
+
+
+def test_options_are_of_the_type_that_is_asked_for():
+    recipe = Recipe.parse("{flow: {network: {kind: mlp, width: '8', depth: 1.0}}}")
+    assert recipe.build_flow(3, 1).encoder.layers[0][0].out_features == 8

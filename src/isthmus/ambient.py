@@ -266,6 +266,12 @@ NOISES: dict[str, Callable[..., Noise]] = {
 }
 
 
+def _cholesky(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+    """Cholesky factors; NaN where there are none, so that a row beyond arithmetic does not stop the others."""
+    tril, failed = torch.linalg.cholesky_ex(matrices)
+    return torch.where(failed[..., None, None] == 0, tril, torch.nan)
+
+
 class _Posterior(NamedTuple):
     """The linearised model at each row: log p_k(x), and the Gaussian posterior of z given x and k."""
 
@@ -387,7 +393,7 @@ class Ambient(nn.Module):
         h = (H @ offset.unsqueeze(3)).squeeze(3)
         W = noise.whiten(J.mT).movedim(2, 1)  # batch K d D
         r = noise.whiten(x - x_hat)  # batch K D
-        tril = torch.linalg.cholesky(H + W @ W.mT)
+        tril = _cholesky(H + W @ W.mT)
         b = h + (W @ r.unsqueeze(3)).squeeze(3)
         half = torch.linalg.solve_triangular(tril, b.unsqueeze(3), upper=False)
         log_joint = (
@@ -456,7 +462,7 @@ class Ambient(nn.Module):
             base = self.flow.base(None if c is None else c.new_zeros(1, c.shape[1]))
             z = base.sample(torch.Size([_MOMENT_DRAWS])).reshape(_MOMENT_DRAWS, self.flow.latent_dim)
         covariance = z.T.cov().reshape(1, z.shape[1], z.shape[1])
-        return z.new_zeros(1), z.mean(0, keepdim=True), torch.linalg.cholesky(covariance)
+        return z.new_zeros(1), z.mean(0, keepdim=True), _cholesky(covariance)
 
     def _broad(self, c: Context) -> tuple[Tensor, Tensor]:
         """Mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density."""
@@ -465,7 +471,7 @@ class Ambient(nn.Module):
         mean = w @ means
         spread = means - mean
         covariance = torch.einsum("k,kij->ij", w, tril @ tril.mT) + spread.mT @ (w.unsqueeze(1) * spread)
-        return mean, torch.linalg.cholesky(covariance)
+        return mean, _cholesky(covariance)
 
 
 def gaussian_components(base: Distribution) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -12,7 +12,9 @@ that a file names is ever imported.
 """
 
 import difflib
+import functools
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -42,6 +44,8 @@ __all__ = ["Part", "Recipe"]
 Auto = Literal["auto"]
 R = TypeVar("R", bound=BaseModel)
 
+_LARGEST = 1_000_000  # characters of a recipe
+
 # Arguments that the data decide, never a recipe.
 _FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "encoder", "decoder", "deviation", "latent"}
 
@@ -55,7 +59,7 @@ def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
 def _read_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"expected a recipe in YAML; got {reason}; correct it") from error
 
@@ -81,7 +85,7 @@ def _first_error(model: type[BaseModel], error: ValidationError, where: str) -> 
     if first["type"] == "value_error":
         return f"{where}: {first['msg'].removeprefix('Value error, ')}"
     if first["type"] != "extra_forbidden":
-        return f"{where}: {'.'.join(path)}: {first['msg']}; got {first['input']!r}"
+        return f"{where}: {'.'.join(path)}: {first['msg']}; got {reprlib.repr(first['input'])[:100]}"
     owner: Any = model
     for key in path[:-1]:
         owner = owner.model_fields[key].annotation
@@ -121,20 +125,28 @@ class Part(_Record):
         if self.kind not in registry:
             hint = nearest(self.kind, registry)
             raise InputError(f"expected one of {', '.join(registry)} as {what}; got {self.kind!r}{hint}")
-        parameters = inspect.signature(registry[self.kind]).parameters.values()
-        fields: dict[str, Any] = {
-            p.name: (p.annotation, ... if p.default is p.empty else p.default)
-            for p in parameters
-            if p.name not in _FROM_DATA
-        }
-        own = {name: (field.annotation, field) for name, field in type(self).model_fields.items()}
-        model = create_model(self.kind, __config__=ConfigDict(extra="forbid"), **{**fields, **own})
-        _validated(model, dict(self), f"{what} {self.kind!r}")
+        self._typed(registry, what)
         return self
 
     def build(self, registry: Mapping[str, Callable[..., Any]], *arguments: Any) -> Any:
-        """Call what the name stands for with `arguments` and the options."""
-        return registry[self.kind](*arguments, **self.options)
+        """Call what the name stands for with `arguments` and the options, each of the type that is asked for."""
+        typed = self._typed(registry, "options of")
+        return registry[self.kind](*arguments, **{name: getattr(typed, name) for name in self.options})
+
+    def _typed(self, registry: Mapping[str, Callable[..., Any]], what: str) -> BaseModel:
+        return _validated(_signature(registry[self.kind], type(self)), dict(self), f"{what} {self.kind!r}")
+
+
+@functools.cache
+def _signature(named: Callable[..., Any], part: type[Part]) -> type[BaseModel]:
+    """A record of the part's own fields and of the options of what it names."""
+    fields: dict[str, Any] = {
+        p.name: (p.annotation, ... if p.default is p.empty else p.default)
+        for p in inspect.signature(named).parameters.values()
+        if p.name not in _FROM_DATA
+    }
+    own = {name: (field.annotation, field) for name, field in part.model_fields.items()}
+    return create_model(named.__name__, __config__=ConfigDict(extra="forbid"), **{**fields, **own})
 
 
 class NetworkPart(Part):
@@ -275,9 +287,13 @@ class Recipe(_Record):
     def read(cls, path: Path, settings: Sequence[str] = ()) -> "Recipe":
         """Read a YAML file; see `parse`."""
         try:
-            return cls.parse(path.read_text(), settings)
+            with path.open() as file:
+                text = file.read(_LARGEST + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"expected a recipe file at {path}; got {error}; give a readable YAML file") from error
+        if len(text) > _LARGEST:
+            raise InputError(f"expected a recipe of at most {_LARGEST} characters at {path}; got more; shorten it")
+        return cls.parse(text, settings)
 
     def dump(self) -> str:
         """The recipe as YAML text that `parse` reads back to an equal recipe."""

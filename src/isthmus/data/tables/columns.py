@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Bool, Float
 from pandas.api import types
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from isthmus.data.tables.wording import quoted, reject
 from isthmus.errors import InputError
@@ -157,7 +157,7 @@ class Column(BaseModel):
     role: Role = "data"
     dtype: str
     levels: tuple[Level, ...] = ()
-    fill: float = 0.0
+    fill: float = Field(0.0, allow_inf_nan=False)
     constant: bool = False
     has_missing: bool = False
     integer: bool = False
@@ -225,6 +225,20 @@ class Column(BaseModel):
             return pd.Series(values, dtype=self._pandas_dtype())
         values = np.full(rows, self.fill) if self.constant else block[:, 0]
         return _RESTORE[self.kind](np.rint(values) if self.integer else values, missing, self._pandas_dtype())
+
+    def check(self) -> None:
+        """Raises `ValueError` for a column, perhaps of a damaged file, whose type cannot hold what it stands for."""
+        try:
+            dtype = self._pandas_dtype()
+            plain = dtype.kind not in "SUV" and len(set(self.levels)) == len(self.levels)
+            if not plain or bool(self.levels) != (self.kind == "category"):
+                raise TypeError("bytes, or levels that are none")
+            pd.Series(list(self.levels), dtype=dtype if self.levels else None)
+            self.decode(np.zeros((1, len(self.features))))
+        except (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"no table has a column {quoted(self.name)} of {self.kind} as {quoted(self.dtype)}"
+            ) from error
 
     def _pandas_dtype(self) -> Any:
         if self.dtype in {"category", "ordered category"}:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import math
 import os
 import sys
 import tokenize
@@ -24,6 +25,10 @@ import pyarrow.parquet
 from isthmus.data.tables.columns import is_number, named
 from isthmus.data.tables.wording import listed, one_line, quoted
 from isthmus.errors import InputError
+
+_ARRAY_KINDS = "biufcmMSU"
+_LONGEST_HEADER = 1 << 16  # bytes of an array's header; NumPy refuses those above 10,000
+_MOST_DEFLATED = 1032  # bytes that deflate makes of one
 
 
 def _arrow_to_frame(table: pa.Table) -> pd.DataFrame:
@@ -89,10 +94,35 @@ def _array_to_frame(array: np.ndarray, name: str = "") -> pd.DataFrame:
 
 def _read_numpy(path: Path) -> pd.DataFrame:
     with path.open("rb") as file:  # given a path, np.load leaves the file of a broken archive open
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            _check_array(file.read(_LONGEST_HEADER), path.stat().st_size)
+            file.seek(0)
+            return _array_to_frame(np.load(file, allow_pickle=False))
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    head = stream.read(_LONGEST_HEADER)
+                    _check_array(head, min(member.file_size, _MOST_DEFLATED * (member.compress_size + 1)))
+        file.seek(0)
         loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _array_to_frame(loaded)
         return _arrays_to_frame({name: loaded[name] for name in loaded.files})
+
+
+def _check_array(start: bytes, size: int) -> None:
+    """Refuse, by how its file starts, an array of other things than numbers, times and text, or of over `size` bytes.
+
+    NumPy would make room for whatever a header says.
+    """
+    head = io.BytesIO(start)
+    version = np.lib.format.read_magic(head)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(head)
+    kinds = [dtype[name] for name in dtype.names] if dtype.names else [dtype]
+    if any(kind.kind not in _ARRAY_KINDS or kind.itemsize == 0 for kind in kinds):
+        raise ValueError(f"an array of {dtype}, not of numbers, times or text: convert it")
+    if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"an array of shape {shape}, which is more than the file holds")
 
 
 def _arrays_to_frame(arrays: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -202,6 +232,8 @@ def _format_of_file(path: Path) -> _Format:
         raise InputError(f"expected a file; got the directory {_shown(path)}; name a file in it")
     if not os.path.exists(path):
         raise InputError(f"expected a table in {_shown(path)}; got no such file; check the path")
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"expected a file; got {_shown(path)}, a pipe or device; store its content in a file first")
     return form
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from pandas.api import types
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from isthmus.data.tables.columns import Column, Level, Role, named
 from isthmus.data.tables.wording import check_known, listed, quoted
@@ -36,6 +36,15 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     columns: tuple[Column, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Schema:
+        if len({column.name for column in self.columns}) < len(self.columns):
+            raise ValueError("two columns of the same name")
+        alike = {(c.kind, c.dtype, c.levels, c.constant, c.has_missing): c for c in self.columns}
+        for column in alike.values():
+            column.check()
+        return self
 
     @classmethod
     def learn(cls, frame: pd.DataFrame, target: Sequence[str] = ()) -> tuple[Schema, list[str]]:

@@ -2,10 +2,13 @@
 
 Reading executes nothing and imports nothing that a file names: kinds are looked up in the library's own dicts, tensors
 are read by safetensors after their names, shapes and types in the header were compared with what the configuration
-implies. A model loads without its data, on any device, and scores bit for bit the same.
+implies. Memory and time are bounded by the size of the folder. A byte of the configuration or the tensors that has
+changed is told, and so are NaN among the weights: a damaged model is refused, as its scores would look like any others.
+A model loads without its data, on any device, and scores bit for bit the same. Every format since 2 is read.
 
     config.json         format version, dimensions, recipe, kinds of latent and noise, the table's schema, versions
     model.safetensors   every parameter and buffer
+    SHA256SUMS          checksums of these two, as `sha256sum --check` reads them
     metrics.json        figures of the run
     recipe.yaml         the recipe, to run again
     log.csv             one line a validation
@@ -14,10 +17,10 @@ implies. A model loads without its data, on any device, and scores bit for bit t
 
 import csv
 import importlib.metadata
+import io
 import json
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,22 +29,24 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
+from safetensors import SafetensorError
 
 from isthmus.ambient import NOISES, Ambient
 from isthmus.columns import Columns
 from isthmus.data.tables import Schema
+from isthmus.data.tables.wording import one_line
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.latents import LATENTS
 from isthmus.model import Model
-from isthmus.recipe import Part, Recipe
+from isthmus.recipe import LatentPart, Part, Recipe
+from isthmus.store.folders import read_bytes, restore, sign, write_folder
+from isthmus.store.formats import FORMAT, MIGRATIONS, Config, read_config, read_json
+from isthmus.store.tensors import Budget, Header, read_header, read_tensors
 
-__all__ = ["FORMAT", "Fitted", "append_row", "check_output", "load", "save", "versions"]
+__all__ = ["FORMAT", "MIGRATIONS", "Fitted", "append_row", "check_output", "load", "save", "versions"]
 
-FORMAT = 2
-_LARGEST_CONFIG = 50_000_000  # bytes
+_SIGNED = ("config.json", "model.safetensors")
 _VERSIONS = ("isthmus", "torch", "zuko", "lightning", "scikit-learn", "safetensors", "numpy")
 
 
@@ -59,26 +64,11 @@ class Fitted:
     custom: bool = False
 
 
-class _Config(BaseModel):
-    """`config.json`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: int
-    data_dim: int = Field(ge=1, le=10_000_000)
-    latent_dim: int = Field(ge=1, le=10_000_000)
-    context_dim: int = Field(ge=0, le=10_000_000)
-    n_columns: int = Field(ge=1, le=10_000_000)
-    recipe: Recipe
-    latent: Part
-    noise: Part
-    custom: bool
-    schema_: Schema | None = Field(alias="schema")
-    versions: dict[str, str]
-
-
 def save(fitted: Fitted, folder: str | Path, *, force: bool = False) -> Path:
     """Write a model folder: to a temporary name first, then renamed, so that a crash leaves no half-written model.
+
+    After a crash, a full disk or a lost right to write, the model that stood there can be read, or the new one. (A
+    process that is killed may leave a folder beside it whose name begins with a dot, which can be removed.)
 
     Args:
         fitted: the model and its record.
@@ -102,14 +92,12 @@ def save(fitted: Fitted, folder: str | Path, *, force: bool = False) -> Path:
     """
     folder = Path(folder)
     check_output(folder, force=force)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(fitted, temporary)
-        _replace(temporary, folder)
-    except OSError as error:
-        raise InputError(f"could not write {folder}: {error.strerror}; nothing was kept") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_folder(folder, lambda temporary: _write(fitted, temporary))
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        advice = "what stood there before is kept, make room or choose another name"
+        raise InputError(f"expected to write a model to {folder}; got {reason}; {advice}") from error
     return folder
 
 
@@ -129,6 +117,7 @@ def check_output(folder: Path, *, force: bool = False) -> None:
         ...
         isthmus.errors.InputError: expected a model to replace; got ., which is none; choose another name
     """
+    restore(folder)
     try:
         if folder.exists() and not force:
             raise InputError(f"expected a new folder; got {folder}, which exists; choose another name or --force")
@@ -154,16 +143,13 @@ def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:
         InputError: no such folder, a damaged one, or one of an unknown format version.
     """
     folder = Path(folder)
-    config = _read_config(folder / "config.json")
-    model = _rebuild(config, flow, folder)
-    expected = model.state_dict()
-    model.load_state_dict(_read_tensors(folder / "model.safetensors", expected))
-    metrics = _read_json(folder / "metrics.json")
-    if not isinstance(metrics, dict):
-        raise InputError(
-            f"expected names and values in {folder / 'metrics.json'}; got something else; the model is damaged"
-        )
-    log = _read_log(folder / "log.csv")
+    restore(folder)
+    config, path = read_config(folder, _SIGNED), folder / "model.safetensors"
+    header = read_header(path)
+    model = _rebuild(config, flow, folder, header)
+    model.load_state_dict(read_tensors(path, header, model.state_dict(), finite=not config.custom))
+    _check_columns(model, config, path)
+    metrics, log = read_json(folder / "metrics.json"), _read_log(folder / "log.csv")
     return Fitted(model, config.recipe, config.latent, config.noise, metrics, log, config.schema_, config.custom)
 
 
@@ -201,9 +187,8 @@ def _write(fitted: Fitted, folder: Path) -> None:
         append_row(folder / "log.csv", row)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     safetensors.torch.save_file(state, folder / "model.safetensors")
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    (folder / "model.safetensors").chmod(0o644)
+    sign(folder, _SIGNED)
 
 
 def append_row(path: Path, row: Mapping[str, float]) -> None:
@@ -228,79 +213,53 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
         writer.writerow(row)
 
 
-def _replace(temporary: Path, folder: Path) -> None:
-    """Rename, moving an existing folder aside until the new one stands."""
-    temporary.chmod(0o755)
-    if folder.exists():
-        aside = folder.with_name(f".{folder.name}.replaced")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        temporary.rename(folder)
-        shutil.rmtree(aside)
-    else:
-        temporary.rename(folder)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise InputError(f"expected {path} below {_LARGEST_CONFIG} bytes; got {path.stat().st_size}; it is damaged")
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"expected a model folder; got {path}: {error.strerror}; check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON in {path}; got {error}; the model is damaged, fit it again") from error
-
-
-def _read_config(path: Path) -> _Config:
-    record = _read_json(path)
-    version = record.get("format") if isinstance(record, dict) else None
-    if version != FORMAT:
-        raise InputError(f"expected model format {FORMAT} in {path}; got {version!r}; use the version that wrote it")
-    try:
-        return _Config.model_validate(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(key) for key in first["loc"])
-        raise InputError(f"expected a valid {path}; got {where}: {first['msg']}; the model is damaged") from error
-
-
-def _rebuild(config: _Config, flow: Flow | None, folder: Path) -> Model:
-    dims = (config.data_dim, config.latent_dim, config.context_dim)
+def _rebuild(config: Config, flow: Flow | None, folder: Path, header: Header) -> Model:
+    """The untrained model, within what the header of its tensors justifies."""
     if config.custom and flow is None:
         raise InputError(f"expected the modules that {folder} was fitted with; got none; pass load(folder, flow=...)")
-    if not config.custom or flow is None:
-        flow = config.recipe.build_flow(*dims)
+    for name, dim in (("columns.mean", config.n_columns), ("context_columns.mean", config.context_dim)):
+        if (header[name].shape if name in header else (0,)) != (dim,):
+            raise InputError(f"expected {dim} numbers as {name!r} in {folder}; got others; the model is damaged")
+    part = config.recipe.flow
     if config.latent.kind != "as trained":
-        flow.latent = config.latent.check(LATENTS, "latent").build(LATENTS, config.latent_dim, config.context_dim)
+        part = part.model_copy(update={"latent": LatentPart(**config.latent.check(LATENTS, "latent").model_dump())})
+    with Budget(header) as budget:
+        budget.check_counts([part.model_dump(), config.latent.options, config.noise.options])
+        try:
+            return _build(config, config.recipe.model_copy(update={"flow": part}), flow)
+        except InputError:
+            raise
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"expected a recipe to build in {folder}; got {one_line(error)}; the model is damaged"
+            ) from error
+
+
+def _build(config: Config, recipe: Recipe, flow: Flow | None) -> Model:
     noise = config.noise.check(NOISES, "noise").build(NOISES, config.data_dim)
-    columns = Columns(config.n_columns)
+    if not config.custom or flow is None:
+        flow = recipe.build_flow(config.data_dim, config.latent_dim, config.context_dim)
+    if config.latent.kind != "as trained":
+        flow.latent = config.latent.build(LATENTS, config.latent_dim, config.context_dim)
     context = Columns(config.context_dim) if config.context_dim else None
-    return Model(Ambient(flow, noise), columns, context)
+    return Model(Ambient(flow, noise), Columns(config.n_columns), context)
 
 
-def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-            if found != wanted:
-                name = sorted(found.items() ^ wanted.items())[0][0]
-                raise InputError(
-                    f"expected {name!r} of shape {wanted.get(name)} in {path}; got {found.get(name)}; it is damaged"
-                )
-            return {name: file.get_tensor(name) for name in wanted}
-    except OSError as error:
-        raise InputError(f"expected a model folder with {path.name}; got {path}: {error}; check the path") from error
-    except safetensors.SafetensorError as error:
-        raise InputError(f"expected tensors in {path}; got {error}; the model is damaged, fit it again") from error
+def _check_columns(model: Model, config: Config, path: Path) -> None:
+    """Refuse columns of another number than the networks have."""
+    dims = model.columns.dim, model.context_columns.dim if model.context_columns else 0
+    if dims != (config.data_dim, config.context_dim):
+        wanted = f"{config.data_dim} columns that vary and {config.context_dim} of the context"
+        raise InputError(f"expected {wanted} in {path}; got {dims}; the model is damaged, fit it again")
 
 
 def _read_log(path: Path) -> list[dict[str, float]]:
-    try:
-        with path.open(newline="") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    except OSError:
+    if not os.path.lexists(path):
         return []  # the log is a record of the run; the model is whole without it
+    try:
+        rows = csv.DictReader(io.StringIO(read_bytes(path).decode(), newline=""))
+        return [{key: float(value) for key, value in row.items()} for row in rows]
     except (TypeError, ValueError, AttributeError, csv.Error) as error:
-        raise InputError(f"expected numbers in {path}; got {error}; remove the damaged file") from error
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"expected numbers in {path}; got {one_line(error)}; remove the damaged file") from error

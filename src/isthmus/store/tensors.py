@@ -1,0 +1,197 @@
+"""`model.safetensors`: what may be built for it, and what may stand in it.
+
+The networks are built from the recipe in `config.json` before the tensors are read. So that a damaged recipe cannot
+ask for more memory or time than its file is worth, the file's header is read first, and building stands under a
+`Budget` of numbers and operations that follows from it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from isthmus.data.tables.wording import one_line
+from isthmus.errors import InputError
+from isthmus.store.folders import regular
+
+__all__ = ["Budget", "Header", "TensorType", "read_header", "read_tensors"]
+
+_NUMBERS, _NUMBERS_EACH = 4_000_000, 8  # that building may make: in any case, and for each number in the file
+_OPERATIONS, _OPERATIONS_EACH = 20_000, 200  # likewise, and for each tensor
+_COUNT = 1_000  # of layers, components and the like, in any case
+
+_TYPES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}
+
+_POSITIVE = {f"{of}.{name}" for of in ("columns", "context_columns") for name in ("scale", "width")} | {
+    f"ambient.noise.{name}" for name in ("sigma", "scale", "spread")
+}
+_CHOLESKY = {"ambient.flow.latent.scale_tril", "ambient.noise.scale_tril"}
+_MAY_BE_INFINITE = {f"{of}.{name}" for of in ("columns", "context_columns") for name in ("low", "high")}
+
+
+class TensorType(NamedTuple):
+    """What the header says about a tensor: its type as safetensors names it, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+Header = dict[str, TensorType]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(regular(path), framework="pt") as file:
+            yield file
+    except OSError as error:
+        raise InputError(
+            f"expected a model folder with {path.name}; got {path}: {one_line(error)}; check the path"
+        ) from error
+    except safetensors.SafetensorError as error:
+        raise InputError(
+            f"expected tensors in {path}; got {one_line(error)}; the model is damaged, fit it again"
+        ) from error
+
+
+def read_header(path: Path) -> Header:
+    """Names, types and shapes of the tensors in a file; no tensor is read.
+
+    Raises:
+        InputError: there is no such file, or something else in it.
+    """
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return {name: TensorType(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
+class Budget(TorchDispatchMode):
+    """Refuses, before it is done, an operation that makes more numbers than are left, and one operation too many.
+
+    Both follow from a file's header: building a model makes each of its numbers a few times, and each of its tensors by
+    some operations.
+
+    Args:
+        header: of the file that is built for.
+
+    Raises:
+        InputError: what is built is too large for the file.
+
+    Example:
+        >>> with Budget({}):
+        ...     torch.empty(10**15)
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected networks as large as the tensors of the model; got larger ones; ...
+    """
+
+    def __init__(self, header: Header) -> None:
+        super().__init__()
+        sizes = [math.prod(shape) for _, shape in header.values()]
+        self.numbers = _NUMBERS + _NUMBERS_EACH * sum(sizes)
+        self.operations = _OPERATIONS + _OPERATIONS_EACH * len(sizes)
+        self.count = max([_COUNT, len(sizes), *(side for _, shape in header.values() for side in shape)])
+
+    def check_counts(self, options: Any) -> None:
+        """Refuse a count of layers, units or components that no tensor accounts for.
+
+        Args:
+            options: of what is to be built, nested as in JSON.
+        """
+        if any(isinstance(leaf, int) and leaf > self.count for leaf in tree_leaves(options)):
+            self._refuse()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self.operations -= 1
+        if self.operations < 0 or (_at_most(args, kwargs) > self.numbers and _size(func, args, kwargs) > self.numbers):
+            self._refuse()
+        made = func(*args, **kwargs)
+        if not any(result.alias_info for result in func._schema.returns):  # neither in place nor a view
+            self.numbers -= _numbers(made)
+        return made
+
+    def _refuse(self) -> None:
+        raise InputError(
+            "expected networks as large as the tensors of the model; got larger ones; it is damaged, fit it again"
+        )
+
+
+def _at_most(*arguments: Any) -> int:
+    """A number that the numbers made by an operation cannot exceed, found fast."""
+    leaves = tree_leaves(arguments)
+    sides = [abs(leaf) for leaf in leaves if isinstance(leaf, int)] + [
+        x.numel() for x in leaves if isinstance(x, Tensor)
+    ]
+    return math.prod(max(1, side) ** 2 for side in sides)  # squared for the identity matrix
+
+
+def _size(func: Any, args: Any, kwargs: dict[str, Any]) -> int:
+    """How many numbers an operation makes, found without doing it."""
+    if torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags:
+        return _numbers((args, kwargs))  # a choice among what goes in
+    if any(result.alias_info for result in func._schema.returns):
+        return 0
+    args, kwargs = tree_map(_without_numbers, (args, kwargs))
+    placed = any(argument.name == "device" for argument in func._schema.arguments)
+    return _numbers(func(*args, **(kwargs | {"device": "meta"} if placed else kwargs)))
+
+
+def _numbers(made: Any) -> int:
+    return sum(leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+
+
+def _without_numbers(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor], *, finite: bool) -> dict[str, Tensor]:
+    """The tensors of a file that holds just what a model expects.
+
+    Args:
+        path: the file.
+        header: its header.
+        expected: tensors of the names, types and shapes that are expected.
+        finite: whether the weights are those of our own networks: finite, and masks as built. NaN is refused in any,
+            as every score would be NaN.
+
+    Raises:
+        InputError: names, types, shapes or values are others.
+    """
+    wanted = {name: TensorType(_TYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in expected.items()}
+    if header != wanted:
+        name = min(name for name, _ in header.items() ^ wanted.items())
+        raise InputError(f"expected {_told(wanted, name)} in {path}; got {_told(header, name)}; the model is damaged")
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in wanted}
+    for name, tensor in tensors.items():
+        if wrong := _wrong(name, tensor, expected[name], finite=finite):
+            raise InputError(f"expected {wrong} as {name!r} in {path}; got others; the model is damaged, fit it again")
+    return tensors
+
+
+def _told(header: Header, name: str) -> str:
+    if name not in header:
+        return f"no {name[:100]!r}"
+    dtype, shape = header[name]
+    return f"{name[:100]!r} of type {dtype} and shape {shape}"
+
+
+def _wrong(name: str, tensor: Tensor, built: Tensor, *, finite: bool) -> str | None:
+    """What is expected of a tensor but not so; masks of the networks are those that were built."""
+    if not tensor.is_floating_point() and name.startswith("ambient.") and finite and not torch.equal(tensor, built):
+        return "what the recipe builds"
+    if name in _POSITIVE and not bool(((tensor > 0) & tensor.isfinite()).all()):
+        return "positive numbers"
+    if name in _CHOLESKY and not bool((tensor.diagonal(dim1=-2, dim2=-1) > 0).all()):
+        return "positive diagonals"
+    if name in _MAY_BE_INFINITE or not finite:
+        return "numbers, none of them NaN," if bool(tensor.isnan().any()) else None
+    return None if bool(tensor.isfinite().all()) else "finite numbers"

@@ -1,0 +1,1 @@
+"""Tests of promises; a package, so that its conftest does not take the name of the one above."""
