@@ -53,8 +53,9 @@ def fresh_python():
     """Runs code as a user would, in a new interpreter without type checks; returns what it printed, read as JSON."""
 
     def run(code, *arguments):
+        paths = [str(Path(__file__).parent), str(SOURCE.parent)]
         command = [sys.executable, "-W", "error::UserWarning", "-c", code, *arguments]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -22,7 +22,7 @@ LEVELS = {
     9: {"sweep"},
     10: {"fitting"},
     11: {"estimator", "scoring", "plots"},
-    12: {"report", "screens", "explorer"},
+    12: {"report", "screens", "explorer", "parts"},
     13: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
@@ -33,7 +33,7 @@ HEAVY = {
     "matplotlib": {"plots"},
     "jinja2": {"report"},
     "sklearn": {"data", "estimator", "columns", "metrics", "refit", "diagnostics", "report"},
-    "pandas": {"data", "scoring", "report", "explorer", "cli"},
+    "pandas": {"data", "scoring", "report", "explorer", "cli", "parts"},
     "pyarrow": {"data"},
     "pooch": {"data"},
     "requests": {"data"},
@@ -41,6 +41,7 @@ HEAVY = {
     "bokeh": {"explorer"},
     "tornado": {"explorer"},
     "PIL": {"explorer"},
+    "ray": {"parts"},
 }
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
@@ -44,9 +44,27 @@ app = typer.Typer(
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Table with the columns of the fit; - for standard input.")]
+Tables = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TABLE...",
+        help="Table with the columns of the fit; - for standard input. Or Parquet files, or folders.",
+    ),
+]
 TableOut = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="FILE", help="Table to write; by default CSV to standard output."),
+]
+PartsOut = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="FILE|FOLDER", help="Table to write; by default CSV to standard output."),
+]
+AsStream = Annotated[
+    bool, typer.Option("--stream", help="Never have all rows in memory; so it is for several files, or a folder.")
+]
+Engine = Annotated[
+    str,
+    typer.Option(metavar="local|ray", help="With ray, the parts of a stream by many processes or machines."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
@@ -173,11 +191,13 @@ def fit(
         _say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
 
 
-@app.command(epilog="Example: isthmus score model new.csv -o scores.csv")
+@app.command(
+    epilog="Example: isthmus score model new.csv -o scores.csv, or: isthmus score model 'big/*.parquet' -o scores"
+)
 def score(
     model: ModelFolder,
-    table: Table,
-    output: TableOut = None,
+    table: Tables,
+    output: PartsOut = None,
     density: Annotated[
         str,
         typer.Option(
@@ -186,6 +206,8 @@ def score(
             "reconstruction on the manifold.",
         ),
     ] = "linearised",
+    stream: AsStream = False,
+    engine: Engine = "local",
     strict: Strict = False,
 ) -> None:
     """Log density and reconstruction error of each row.
@@ -193,6 +215,9 @@ def score(
     Columns log_density, in nats and in the table's own units, and reconstruction_error, the squared distance to the
     reconstruction on standardised columns; in the order of the rows. Where the model does not reconstruct its own data
     a column untrusted says why its log densities mean little.
+
+    Several Parquet files or a folder are one long table, which need not fit into memory: its scores are written to a
+    folder in parts, in the order of the rows. What is there already is kept, so an interrupted run can go on.
     """
     from isthmus import scoring
 
@@ -200,10 +225,13 @@ def score(
         raise InputError(
             f"expected a density among {', '.join(scoring.DENSITIES)}; got {density!r}; choose one of them"
         )
-    fitted, frame = _load(model, output), _read(table)
-    with _busy(f"scoring {len(frame):,} rows"):
-        scores = scoring.score(fitted, frame, density=density)
-    _write(scores, output)
+    if _is_long(table, stream=stream or engine != "local"):
+        fitted = _write_parts(model, table, output, engine, verb="score", density=density)
+    else:
+        fitted, frame = _load(model, output), _read(table[0])
+        with _busy(f"scoring {len(frame):,} rows"):
+            scores = scoring.score(fitted, frame, density=density)
+        _write(scores, output)
     _warn_untrusted(scoring.untrusted(fitted), strict=strict)
 
 
@@ -239,14 +267,20 @@ def sample(
 
 
 @app.command(epilog="Example: isthmus encode model new.csv -o codes.csv")
-def encode(model: ModelFolder, table: Table, output: TableOut = None) -> None:
+def encode(
+    model: ModelFolder, table: Tables, output: PartsOut = None, stream: AsStream = False, engine: Engine = "local"
+) -> None:
     """The code of each row, its place on the manifold.
 
-    Columns z0, z1, ..., and after them the columns that the model is conditioned on, if any.
+    Columns z0, z1, ..., and after them the columns that the model is conditioned on, if any. Several Parquet files or a
+    folder are encoded in parts, see score.
     """
     from isthmus import scoring
 
-    _write(scoring.encode(_load(model, output), _read(table)), output)
+    if _is_long(table, stream=stream or engine != "local"):
+        _write_parts(model, table, output, engine, verb="encode")
+    else:
+        _write(scoring.encode(_load(model, output), _read(table[0])), output)
 
 
 @app.command(epilog="Example: isthmus decode model codes.csv -o rows.csv")
@@ -436,6 +470,34 @@ def _read(table: str) -> Any:
     return read_table(table)
 
 
+def _is_long(tables: Sequence[str], *, stream: bool) -> bool:
+    """Whether a table is to be read as a stream: several files, a folder, a pattern, or one file on demand."""
+    only = tables[0]
+    return (
+        stream or len(tables) > 1 or os.path.isdir(only) or (not os.path.exists(only) and bool(set(only) & set("*?[")))
+    )
+
+
+def _write_parts(model: Path, tables: Sequence[str], output: str | None, engine: str, **what: Any) -> "Fitted":
+    """Scores or codes of a long table, in parts; returns the model."""
+    from isthmus.data.tables import FORMATS, Parquet
+    from isthmus.parts import ENGINES, Parts
+    from isthmus.store import load
+
+    if engine not in ENGINES:
+        raise InputError(f"expected an engine among {', '.join(ENGINES)}; got {engine!r}; choose one of them")
+    if output in (None, "-") or str(output).lower().endswith(tuple(FORMATS)):
+        raise InputError(f"expected a folder to write parts to; got {output}; give a name such as -o {what['verb']}s")
+    if not os.path.isdir(os.path.dirname(os.path.normpath(str(output))) or "."):
+        raise InputError(f"expected an existing folder for {output}; got none; create it first")
+    parts = Parts(load(model), Parquet.open(*tables), Path(str(output)), **what)
+    there = len(parts) - len(parts.missing())
+    with _busy(f"{len(parts.table):,} rows in {len(parts)} parts, {there} of them there already") as say:
+        for done, _ in enumerate(parts.write(engine), there + 1):
+            say(f"{len(parts.table):,} rows: {done} of {len(parts)} parts")
+    return parts.fitted
+
+
 def _write(frame: Any, output: str | None) -> None:
     from isthmus.data.tables import write_table
 
@@ -478,14 +540,15 @@ def _say(*lines: str) -> None:
 
 
 @contextlib.contextmanager
-def _busy(what: str) -> Iterator[None]:
+def _busy(what: str) -> Iterator[Callable[[str], Any]]:
+    """A line on the terminal while something takes long; what it yields changes the line."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
-        yield
+    with Console(stderr=True).status(what) as status:
+        yield status.update
 
 
 if __name__ == "__main__":

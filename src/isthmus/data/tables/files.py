@@ -26,15 +26,20 @@ from isthmus.data.tables.wording import listed, one_line, quoted
 from isthmus.errors import InputError
 
 
-def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
-    """A table of pandas; decimals become float64, times of day text and dates timestamps, not Python objects."""
+def plain(table: pa.Table) -> pa.Table:
+    """The same without types that pandas has only as Python objects: decimals become float64, times of day text."""
     for i, field in enumerate(table.schema):
         if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
             raise ValueError(f"bytes in column {field.name!r} that are not UTF-8 text")
         if pa.types.is_decimal(field.type) or pa.types.is_time(field.type):
-            plain = pa.float64() if pa.types.is_decimal(field.type) else pa.string()
-            table = table.set_column(i, field.name, table.column(i).cast(plain))
-    frame = table.to_pandas(date_as_object=False)
+            simple = pa.float64() if pa.types.is_decimal(field.type) else pa.string()
+            table = table.set_column(i, field.name, table.column(i).cast(simple))
+    return table
+
+
+def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
+    """A table of pandas; dates become timestamps."""
+    frame = plain(table).to_pandas(date_as_object=False)
     return frame.reset_index(drop=not any(frame.index.names))
 
 
@@ -181,6 +186,8 @@ def explained(expected: str, advice: str) -> Iterator[None]:
     """Turns whatever a reader or writer raises into an `InputError`: expected that; got what it said; the advice."""
     try:
         yield
+    except InputError:
+        raise
     except _UNREADABLE as error:
         raise InputError(f"expected {expected}; got {one_line(error)}; {advice}") from error
 

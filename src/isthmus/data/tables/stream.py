@@ -16,7 +16,7 @@ import glob
 import hashlib
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ import pyarrow.parquet
 from jaxtyping import Float, Int
 
 from isthmus.data.tables.columns import named
-from isthmus.data.tables.files import arrow_to_frame, explained, shown_path
+from isthmus.data.tables.files import arrow_to_frame, explained, plain, shown_path
 from isthmus.data.tables.schema import Schema
 from isthmus.data.tables.wording import check_known, quoted
 from isthmus.errors import InputError
@@ -117,6 +117,11 @@ class Parquet:
         """The names of the columns."""
         return list(self._frame(self.schema.empty_table()).columns)
 
+    def types(self, names: Sequence[str]) -> dict[str, pa.DataType]:
+        """The types in which these columns are stored again."""
+        schema = plain(self.schema.empty_table()).schema
+        return {name: schema.field(name).type for name in names}
+
     def runs(self, least: int) -> tuple[Run, ...]:
         """All row groups, consecutive ones of a file joined as long as they have fewer than `least` rows together."""
         runs: list[Run] = []
@@ -160,7 +165,7 @@ class Parquet:
 
     def fingerprint(self) -> list[dict[str, Any]]:
         """What tells these files from others, without reading their rows: name, size, time, and hash of the footer."""
-        return [{"name": str(path), **_fingerprint(path)} for path in self.files]
+        return [{"name": path.name, **_fingerprint(path)} for path in self.files]
 
     def _tables(self, run: Run) -> Iterator[tuple[int, pa.Table]]:
         size = min(_CHUNK_ROWS, 1 << (_CHUNK_NUMBERS // len(self.schema.names)).bit_length())
@@ -321,6 +326,34 @@ def located(
     path, row = table.place(first + good)
     got, _, advice = str(reason).rpartition("; ")
     return InputError(f"{got} in row {row} (counted from 0) of {shown_path(path)}; {advice}")
+
+
+def write_frames(frames: Iterable[pd.DataFrame], path: Path, types: Mapping[str, pa.DataType]) -> None:
+    """Write tables of the same columns one after the other to one Parquet file, which appears complete or not at all.
+
+    Args:
+        frames: at least one.
+        path: of the file; beside it, another name is used until all is written.
+        types: of columns whose values in the first frame may not tell.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    writer = None
+    with explained(f"to write a table to {shown_path(path)}", "write elsewhere"):
+        try:
+            for frame in frames:
+                schema = pa.Schema.from_pandas(frame, preserve_index=False).remove_metadata()
+                schema = pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema])
+                writer = writer or pa.parquet.ParquetWriter(part, schema)
+                writer.write_table(pa.Table.from_pandas(frame, writer.schema, preserve_index=False))
+        finally:
+            if writer is not None:
+                writer.close()
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
 
 
 def _refusal(check: Callable[[pd.DataFrame], object], frame: pd.DataFrame) -> InputError | None:
