@@ -171,7 +171,7 @@ def test_steps_without_a_finite_gradient_are_left_out():
 
 def test_log_files_are_written_while_it_runs(tmp_path):
     history = train(
-        small_flow(), FreeForm(10.0), rows(), rows(), settings=TrainingRecipe(max_steps=20), log_dir=tmp_path / "log"
+        small_flow(), FreeForm(10.0), rows(), rows(), settings=TrainingRecipe(max_steps=20), run_dir=tmp_path / "log"
     )
     assert len((tmp_path / "log" / "log.csv").read_text().splitlines()) == len(history.rows) + 1
 

@@ -18,12 +18,13 @@ LEVELS = {
     5: {"model", "diagnostics"},
     6: {"recipe"},
     7: {"refit", "store"},
-    8: {"training"},
-    9: {"sweep"},
-    10: {"fitting"},
-    11: {"estimator", "scoring", "plots"},
-    12: {"report", "screens", "explorer", "parts"},
-    13: {"cli"},
+    8: {"runs"},
+    9: {"training"},
+    10: {"sweep"},
+    11: {"fitting"},
+    12: {"estimator", "scoring", "plots"},
+    13: {"report", "screens", "explorer", "parts"},
+    14: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 

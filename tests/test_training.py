@@ -16,7 +16,9 @@ from isthmus.networks import mlp_pair
 from isthmus.objective import ExactLikelihood, FreeForm, Reconstruction
 from isthmus.recipe import TrainingRecipe
 from isthmus.refit import Rows
-from isthmus.training import Batches, Plan, _one_cycle, single_thread, train
+from isthmus.training import single_thread, train
+from isthmus.training.batches import Batches
+from isthmus.training.plan import Plan, one_cycle
 
 
 def line(rows=300, noise=0.1):
@@ -63,7 +65,7 @@ def test_what_auto_stands_for(settings, n, plan):
 
 
 def test_one_cycle_rises_for_a_tenth_and_falls_to_a_thousandth():
-    shares = [_one_cycle(i / 1000) for i in range(1001)]
+    shares = [one_cycle(i / 1000) for i in range(1001)]
     assert shares.index(max(shares)) == 100
     assert max(shares) == pytest.approx(1)
     assert shares[:101] == sorted(shares[:101])

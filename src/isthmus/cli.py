@@ -7,6 +7,7 @@ with exit code 1. Whatever is slow to import is imported by the verb that needs 
 
 import contextlib
 import dataclasses
+import hashlib
 import inspect
 import os
 import re
@@ -97,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise  # only Lightning's is Ctrl-C in disguise
-        _say("isthmus: interrupted; nothing was written")
+        way_on = str(stop) if isinstance(stop, KeyboardInterrupt) else ""
+        _say(f"isthmus: interrupted; {way_on or 'nothing was written'}")
         return 130
 
 
@@ -127,8 +129,12 @@ def _options(
 
 @app.command(epilog="Example: isthmus fit measurements.csv -o model --latent-dim 5 --max-time 10m")
 def fit(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="Rows to learn from; - for CSV on standard input.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")],
+    table: Annotated[
+        str | None, typer.Argument(metavar="TABLE", help="Rows to learn from; - for CSV on standard input.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")
+    ] = None,
     latent_dim: Annotated[
         str | None, typer.Option(metavar="N|auto", help="Dimensions of the manifold; auto estimates them.")
     ] = None,
@@ -144,37 +150,101 @@ def fit(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
     max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a model that is already there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a model, or an unfinished fit, that is already there.")
+    ] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html into the folder.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="MODEL.run", help="Go on with an interrupted fit; takes no TABLE.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn a model from a table and write it to a folder.
 
     Text, booleans, times and missing values are turned into numbers, constant columns are left out; what was done is
     said, and undone by the other verbs. A tenth of the rows is held out to choose by.
-    """
-    from isthmus.data.tables import Schema, read_table
-    from isthmus.store import check_output, save
 
-    check_output(output, force=force)
+    While it works it keeps what it has learnt in MODEL.run, beside the model. After a crash or Ctrl-C
+    `isthmus fit --resume MODEL.run` goes on from there and ends with the same model.
+    """
     options = {"flow.latent_dim": _latent_dim(latent_dim), "seed": seed, "training.max_time": _seconds(max_time)}
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
-    chosen = _recipe(recipe, [*(settings or []), *overrides])
-    frame = read_table(table)
-    schema, notes = Schema.learn(frame, _targets(target or [], list(frame.columns)))
-    X, C = schema.encode(frame)
-    from isthmus.fitting import fit as fit_matrix
+    if resume is not None:
+        others = {"TABLE": table, "-o": output, "--target": target, "--recipe": recipe, "--set": settings}
+        flags = {"--force": force, "--no-report": no_report}
+        _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
+        _check_table(resume)
+        _go_on(resume, as_json=as_json, new=False)
+    elif table is None or output is None:
+        raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
+    else:
+        text = _recipe(recipe, [*(settings or []), *overrides]).dump()
+        command = {"targets": target or [], "force": force, "report": not no_report}
+        _go_on(_begin(table, output, text, command), as_json=as_json, new=True)
 
-    terminal = sys.stderr.isatty()
-    if terminal:
-        _say(*notes)
-    fitted = fit_matrix(X, C, recipe=chosen, progress=terminal and not as_json)
-    if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
-        _say(*notes)
-    fitted.metrics["command"] = f"isthmus {shlex.join(_ARGUMENTS.get())}"
-    fitted = dataclasses.replace(fitted, schema=schema)
-    folder = save(fitted, output, force=force)
-    if not no_report:
+
+def _begin(table: str, output: Path, recipe: str, command: Mapping[str, Any]) -> Path:
+    """Make the folder of a run; a table on standard input is kept in it, since it comes only once."""
+    from isthmus import runs
+    from isthmus.store import check_output
+
+    check_output(output, force=bool(command["force"]))
+    run_dir, files = runs.beside(output), {"recipe.yaml": recipe.encode()}
+    if table == "-":
+        files["table.csv"] = sys.stdin.buffer.read()
+    path = None if table == "-" else os.path.abspath(table)
+    about = {"arguments": _ARGUMENTS.get(), "table": path, "sha256": path and _sha256(path)}
+    runs.begin(run_dir, {**command, **about}, files, force=bool(command["force"]))
+    return run_dir
+
+
+def _sha256(path: str) -> str | None:
+    """Of a file; None where there is none, which whoever reads it says better."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _refuse_beside_resume(given: Sequence[str], run_dir: Path) -> None:
+    if given:
+        raise InputError(
+            f"expected only --json beside --resume, since {run_dir} has the rest; got {', '.join(given)}; leave it out"
+        )
+
+
+def _check_table(run_dir: Path) -> None:
+    """Refuse to go on with a table that is gone or another one than in the beginning."""
+    from isthmus import runs
+
+    runs.model_of(run_dir)
+    command = runs.read_record(run_dir)["command"]
+    path = command["table"]
+    if path is None:
+        return
+    found = _sha256(path)
+    if found != command["sha256"]:
+        got = "no such file" if found is None else "a changed one"
+        raise InputError(f"expected the table that the fit began with, {path}; got {got}; put it back, nothing is lost")
+
+
+def _go_on(run_dir: Path, *, as_json: bool, new: bool) -> None:
+    """Fit what the folder of a run says, write the model, and remove the folder."""
+    from isthmus import runs
+    from isthmus.store import check_output, save
+
+    folder = runs.model_of(run_dir)
+    with runs.going_on(run_dir, new=new):
+        record = runs.read_record(run_dir)
+        command = record["command"]
+        force = command["force"] or "saving" in record  # then a model that is there is this run's own
+        check_output(folder, force=force)
+        fitted, frame = _fitted(run_dir, command, as_json=as_json)
+        runs.note(run_dir, saving=True)
+        save(fitted, folder, force=force)
+        runs.end(run_dir)
+    if command["report"]:
         from isthmus import report
 
         with contextlib.suppress(KeyboardInterrupt), _busy("writing the report; Ctrl-C leaves it out"):
@@ -183,7 +253,7 @@ def fit(
         keys = ("seconds", "steps", "latent_dim", "beta", "validation", "health")
         screens.print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
     else:
-        about = "" if no_report else "report.html in it says whether to trust it"
+        about = "report.html in it says whether to trust it" if command["report"] else ""
         screens.print_rows(
             [("model", str(folder), about), ("rows", f"{len(frame):,}", ""), *screens.of_fit(fitted, frame.shape[1])]
         )
@@ -191,9 +261,28 @@ def fit(
         _say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
 
 
-@app.command(
-    epilog="Example: isthmus score model new.csv -o scores.csv, or: isthmus score model 'big/*.parquet' -o scores"
-)
+def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tuple[Fitted, Any]":
+    """The fit of a run, and its table."""
+    from isthmus.data.tables import Schema, read_table
+    from isthmus.recipe import Recipe
+
+    frame = read_table(command["table"] or run_dir / "table.csv")
+    schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
+    X, C = schema.encode(frame)
+    from isthmus.fitting import fit as fit_matrix
+
+    terminal = sys.stderr.isatty()
+    if terminal:
+        _say(*notes)
+    recipe = Recipe.read(run_dir / "recipe.yaml")
+    fitted = fit_matrix(X, C, recipe=recipe, progress=terminal and not as_json, run_dir=run_dir)
+    if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
+        _say(*notes)
+    fitted.metrics["command"] = f"isthmus {shlex.join(command['arguments'])}"
+    return dataclasses.replace(fitted, schema=schema), frame
+
+
+@app.command(epilog="Examples: isthmus score model new.csv -o scores.csv; isthmus score model big/*.parquet -o scores")
 def score(
     model: ModelFolder,
     table: Tables,

@@ -1,6 +1,7 @@
 """scikit-learn estimators: `InjectiveFlow` for density, codes and samples, `InjectiveFlowDetector` for outliers."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -35,6 +36,7 @@ class _Base(BaseEstimator):
         recipe: Recipe | Mapping[str, Any] | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
+        run_dir: str | Path | None = None,
     ) -> None:
         self.n_components = n_components
         self.beta = beta
@@ -44,6 +46,7 @@ class _Base(BaseEstimator):
         self.recipe = recipe
         self.random_state = random_state
         self.verbose = verbose
+        self.run_dir = run_dir
 
     def fit(
         self,
@@ -68,7 +71,12 @@ class _Base(BaseEstimator):
         if d != "auto" and not 1 <= d <= most:
             raise InputError(f"expected 1 <= n_components <= n_features={most}; got n_components={d}; choose another")
         self.fitted_ = fit(
-            data, context, recipe=self._recipe(), sample_weight=sample_weight, progress=bool(self.verbose)
+            data,
+            context,
+            recipe=self._recipe(),
+            sample_weight=sample_weight,
+            progress=bool(self.verbose),
+            run_dir=self.run_dir,
         )
         self.n_components_ = self.fitted_.model.flow.latent_dim
         return self
@@ -167,6 +175,8 @@ class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
         recipe: everything else, as a `Recipe` or as nested dicts; the arguments above go before it.
         random_state: seed of the fit and of `sample`.
         verbose: whether to show a progress bar.
+        run_dir: folder for checkpoints and logs; the same fit, interrupted there, goes on where `random_state` is an
+            integer. One folder for one fit at a time: none in a parallel search.
 
     Attributes:
         n_components_: the dimension used.
@@ -245,6 +255,7 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
         recipe: as in `InjectiveFlow`.
         random_state: seed of the fit.
         verbose: whether to show a progress bar.
+        run_dir: as in `InjectiveFlow`.
 
     Attributes:
         offset_: the log density in nats below which a row is an outlier.
@@ -269,6 +280,7 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
         recipe: Recipe | Mapping[str, Any] | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
+        run_dir: str | Path | None = None,
     ) -> None:
         super().__init__(
             n_components,
@@ -279,6 +291,7 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
             recipe=recipe,
             random_state=random_state,
             verbose=verbose,
+            run_dir=run_dir,
         )
         self.contamination = contamination
 

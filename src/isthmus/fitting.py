@@ -26,7 +26,8 @@ from isthmus.networks import NETWORKS, start_at_principal_components
 from isthmus.objective import FreeForm, Likelihood, Reconstruction
 from isthmus.recipe import Recipe
 from isthmus.refit import Refit, Rows, refit_density
-from isthmus.store import Fitted
+from isthmus.runs import digest, finish_run, open_run, remembered, weights_of
+from isthmus.store import Fitted, versions
 from isthmus.sweep import judges, short_score, start_latent_dim, sweep_latent_dim
 from isthmus.training import History, Split, single_thread, train
 
@@ -50,7 +51,7 @@ def fit(
     flow: Flow | None = None,
     sample_weight: ArrayLike | Tensor | None = None,
     progress: bool = False,
-    log_dir: str | Path | None = None,
+    run_dir: str | Path | None = None,
 ) -> Fitted:
     """From a table to a finished model: prepare columns, train, refit latent density and noise.
 
@@ -61,13 +62,15 @@ def fit(
         flow: a flow of your own to train, for as many columns as vary in X; by default the recipe builds one.
         sample_weight: one weight >= 0 a row, (n,); a weight of 2 is the same as the row twice.
         progress: whether to show a progress bar on standard error.
-        log_dir: where to write `log.csv`, and events for TensorBoard where that is installed, while it runs.
+        run_dir: where to write checkpoints, `log.csv`, and events for TensorBoard where that is installed, while it
+            runs. A fit of the same arguments that is found there is taken up, and ends as if it had never stopped.
 
     Returns:
         The model with its recipe, history and held-out figures.
 
     Raises:
-        InputError: X is no finite matrix, has too few rows, or does not fit the flow or the latent dimension.
+        InputError: X is no finite matrix, has too few rows, or does not fit the flow or the latent dimension; `run_dir`
+            cannot be written, or holds an unfinished fit of something else.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -79,12 +82,15 @@ def fit(
     recipe, custom = recipe or Recipe(), flow is not None
     started = time.monotonic()
     table = _Table.of(X, context, sample_weight)
+    run_dir = None if run_dir is None else Path(run_dir)
+    if run_dir is not None:
+        open_run(run_dir, _what(table, sample_weight, recipe, flow))
     context_columns = None if table.c is None else Columns.learn(table.c, table.w, **_AS_THEY_ARE)
     c = None if table.c is None or context_columns is None else context_columns.standardise(table.c)
-    columns, data, curving = _prepare(table, c, recipe, flow)
+    columns, data, curving = _prepare(table, c, recipe, flow, run_dir)
     if flow is None:
         recipe = _sized(recipe, len(data.train.x))
-        flow, curve = _choose(recipe, data)
+        flow, curve = _choose(recipe, data, run_dir)
     else:
         flow, curve = _fitting(flow, data.train), ()
     history = train(
@@ -97,7 +103,7 @@ def fit(
         spread=data.spread,
         seed=recipe.seed,
         progress=progress,
-        log_dir=log_dir,
+        run_dir=run_dir,
     )
     with single_thread(flow):
         refit = refit_density(flow, data.drawn, data.held_out, recipe.density, seed=recipe.seed)
@@ -108,7 +114,9 @@ def fit(
     figures["beta_reason"] = _beta_reason(history, recipe, model.flow)
     if sample_weight is None:
         figures["table"] = _fingerprint(table.given)
-    figures["seconds"] = time.monotonic() - started
+    figures["seconds"] = time.monotonic() - started + history.earlier
+    if run_dir is not None:
+        finish_run(run_dir)
     return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, custom=custom)
 
 
@@ -202,6 +210,17 @@ class _Table:
         return cls(unique[:, :D], None if c is None else unique[:, D:], merged, (x, c))
 
 
+def _what(table: _Table, sample_weight: ArrayLike | Tensor | None, recipe: Recipe, flow: Flow | None) -> dict[str, Any]:
+    """What makes a fit this one and no other."""
+    weights = () if sample_weight is None else (torch.from_numpy(_array(sample_weight)),)
+    return {
+        "versions": versions(),
+        "recipe": recipe.model_dump(mode="json"),
+        "data": digest(*table.given, *weights),
+        "untrained flow": digest(*(weights_of(flow) if flow is not None else ())),
+    }
+
+
 def _fingerprint(tables: tuple[Tensor, Tensor | None]) -> dict[str, Any]:
     """Tells a table from another, without keeping it."""
     digest = hashlib.sha256()
@@ -227,7 +246,7 @@ def _weights(values: ArrayLike | Tensor | None, n: int) -> Tensor | None:
 
 
 def _prepare(
-    table: _Table, c: Tensor | None, recipe: Recipe, flow: Flow | None
+    table: _Table, c: Tensor | None, recipe: Recipe, flow: Flow | None, run_dir: Path | None
 ) -> tuple[Columns, Split, dict[str, float] | None]:
     """Columns, rows, and what curving heavy-tailed columns gains after a short training, where there are any.
 
@@ -245,14 +264,22 @@ def _prepare(
         return columns, of(columns), None
     straight = Columns.learn(table.x, table.w, **{**settings, "heavy_tails": False})
     plain, curved = of(straight), of(columns)
-    gain = _trial(columns, curved, recipe, flow, plain) - _trial(straight, plain, recipe, flow, plain)
+
+    def score(columns: Columns, data: Split, name: str) -> Tensor:
+        """Of each held-out row, after a short training."""
+        found = remembered(run_dir, name, lambda folder: _trial(columns, data, recipe, flow, plain, folder).tolist())
+        return torch.tensor(found, dtype=torch.float64)
+
+    gain = score(columns, curved, "curved") - score(straight, plain, "straight")
     mean, error = float(gain.mean()), float(gain.std(correction=0)) / len(gain) ** 0.5
     better = mean > _SIGNIFICANT * error
     chosen = (columns, curved) if better else (straight, plain)
     return *chosen, {"gain": mean, "standard_error": error}
 
 
-def _trial(columns: Columns, data: Split, recipe: Recipe, flow: Flow | None, plain: Split) -> Tensor:
+def _trial(
+    columns: Columns, data: Split, recipe: Recipe, flow: Flow | None, plain: Split, run_dir: Path | None
+) -> Tensor:
     """Held-out log density in the user's units after a short training, (m,) in nats."""
     if flow is None:
         recipe = _sized(recipe, len(data.train.x))
@@ -260,7 +287,7 @@ def _trial(columns: Columns, data: Split, recipe: Recipe, flow: Flow | None, pla
         trial = _build(recipe, data.train, latent_dim)
     else:
         trial = copy.deepcopy(_fitting(flow, data.train))
-    score = short_score(trial, recipe, data, steps=_TRIAL_STEPS)
+    score = short_score(trial, recipe, data, steps=_TRIAL_STEPS, run_dir=run_dir)
     return score + columns.log_det(columns.restore(judges(data).x))
 
 
@@ -310,7 +337,7 @@ def _sized(recipe: Recipe, n: int) -> Recipe:
     return recipe.update(flow={"network": {**network.model_dump(), "width": _NARROW}})
 
 
-def _choose(recipe: Recipe, data: Split) -> tuple[Flow, tuple[dict[str, float], ...]]:
+def _choose(recipe: Recipe, data: Split, run_dir: Path | None) -> tuple[Flow, tuple[dict[str, float], ...]]:
     """The untrained flow, and the curve that chose its latent dimension where the recipe leaves that open."""
 
     def build(latent_dim: int) -> Flow:
@@ -318,7 +345,7 @@ def _choose(recipe: Recipe, data: Split) -> tuple[Flow, tuple[dict[str, float], 
 
     if asked := _asked(recipe, data):
         return build(asked), ()
-    sweep = sweep_latent_dim(build, recipe, data)
+    sweep = sweep_latent_dim(build, recipe, data, run_dir=run_dir)
     return build(sweep.chosen), sweep.curve
 
 

@@ -38,7 +38,7 @@ from isthmus.latents import LATENTS
 from isthmus.model import Model
 from isthmus.recipe import Part, Recipe
 
-__all__ = ["FORMAT", "Fitted", "append_row", "check_output", "load", "save"]
+__all__ = ["FORMAT", "Fitted", "append_row", "check_output", "load", "save", "versions"]
 
 FORMAT = 2
 _LARGEST_CONFIG = 50_000_000  # bytes
@@ -167,6 +167,16 @@ def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:
     return Fitted(model, config.recipe, config.latent, config.noise, metrics, log, config.schema_, config.custom)
 
 
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that figures depend on, by name.
+
+    Example:
+        >>> "torch" in versions()
+        True
+    """
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _VERSIONS}
+
+
 def _write(fitted: Fitted, folder: Path) -> None:
     model = fitted.model
     flow = model.flow
@@ -181,7 +191,7 @@ def _write(fitted: Fitted, folder: Path) -> None:
         "noise": fitted.noise.model_dump(),
         "custom": fitted.custom,
         "schema": None if fitted.schema is None else fitted.schema.model_dump(mode="json"),
-        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in _VERSIONS},
+        "versions": versions(),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     (folder / "metrics.json").write_text(json.dumps(fitted.metrics, indent=1))

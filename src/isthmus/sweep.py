@@ -13,6 +13,7 @@ At most D - 1 dimensions are considered, at most 64, and no direction in which s
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from isthmus.diagnostics import intrinsic_dimension
 from isthmus.flow import Flow
 from isthmus.recipe import DensityRecipe, Recipe
 from isthmus.refit import Rows, refit_density
+from isthmus.runs import remembered
 from isthmus.training import Split, single_thread, train
 
 __all__ = ["Sweep", "judges", "short_score", "start_latent_dim", "sweep_latent_dim"]
@@ -49,13 +51,16 @@ class Sweep:
     curve: tuple[dict[str, float], ...]
 
 
-def sweep_latent_dim(build: Callable[[int], Flow], recipe: Recipe, data: Split) -> Sweep:
+def sweep_latent_dim(
+    build: Callable[[int], Flow], recipe: Recipe, data: Split, *, run_dir: Path | None = None
+) -> Sweep:
     """Train a flow of each of some latent dimensions for a short while, and let held-out rows choose.
 
     Args:
         build: the untrained flow of a latent dimension.
         recipe: the run's recipe; its objective, training and seed are used.
         data: the rows; at most 4,000 are used in the refit, and 500 decide.
+        run_dir: where what was found is kept; a search that is found there goes on.
 
     Returns:
         The chosen dimension and the curve.
@@ -70,7 +75,15 @@ def sweep_latent_dim(build: Callable[[int], Flow], recipe: Recipe, data: Split) 
         >>> sweep.chosen in [record["latent_dim"] for record in sweep.curve]
         True
     """
-    search = _Search(lambda d: short_score(build(d), recipe, data))
+
+    def score(d: int) -> Tensor:
+        """Of each held-out row, after a short training."""
+        found = remembered(
+            run_dir, f"latent_dim_{d}", lambda folder: short_score(build(d), recipe, data, run_dir=folder).tolist()
+        )
+        return torch.tensor(found, dtype=torch.float64)
+
+    search = _Search(score)
     search.run(start_latent_dim(data.train.x), _most(data.train.x))
     return search.sweep()
 
@@ -148,7 +161,9 @@ def _rung(d: int, most: int, *, up: bool) -> int:
     return min(most, max(d + 1, round(_RATIO * d))) if up else max(1, min(d - 1, round(d / _RATIO)))
 
 
-def short_score(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS) -> Float[Tensor, " m"]:
+def short_score(
+    flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, run_dir: Path | None = None
+) -> Float[Tensor, " m"]:
     """Held-out log density after a short training and a refit.
 
     Args:
@@ -156,6 +171,7 @@ def short_score(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS)
         recipe: the run's recipe; its objective, training and seed are used.
         data: the rows.
         steps: how long; a quarter of the recipe's own steps at most.
+        run_dir: as in `train`.
 
     Returns:
         (m,) in nats, of at most 500 evenly spaced held-out rows.
@@ -185,6 +201,7 @@ def short_score(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS)
         weights=data.weights,
         spread=data.spread,
         seed=recipe.seed,
+        run_dir=run_dir,
     )
     choice = DensityRecipe(latent="mixture")
     with single_thread(flow):

@@ -1,0 +1,244 @@
+"""Training a flow on standardised rows: a thin Lightning module, and its checkpoints.
+
+Batches are cut by index from tensors that stay in memory, one permutation an epoch; input noise is drawn afresh for
+every batch. When to stop and which weights to keep is decided on held-out rows by a value that means something: the
+ambient density, which joins the exact change of volume and the reconstruction error; never by a surrogate. (The density
+after a refit with one Gaussian and one covariance was tried instead: it stops the sine at 1.7 times the noise floor.)
+What `auto` stands for is in `isthmus.training.plan`. This folder is the only one that imports Lightning.
+
+With a folder `run_dir` a training is saved at validations, every half minute, at Ctrl-C and at its end, less often
+where saving takes more than a hundredth of the time. Taken up from there it ends with the same weights, bit for bit on
+a CPU, as if it had never been interrupted: a checkpoint holds the optimiser, the schedule, the random state and the
+place in the order of the rows.
+"""
+
+import copy
+import importlib.util
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from jaxtyping import Float
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from isthmus.errors import InputError
+from isthmus.flow import Flow
+from isthmus.objective import Objective
+from isthmus.recipe import TrainingRecipe
+from isthmus.refit import Rows
+from isthmus.runs import CHECKPOINT, digest, weights_of, writing
+from isthmus.store import append_row
+from isthmus.training import checkpoint
+from isthmus.training.batches import Batches, Split, Spread
+from isthmus.training.checkpoint import DurableFiles
+from isthmus.training.judging import Row, scores
+from isthmus.training.plan import Plan
+from isthmus.training.trainee import History, Trainee
+
+__all__ = ["History", "Split", "Spread", "single_thread", "train"]
+
+_VALIDATION_ROWS = 1_000
+_ONE_THREAD_PARAMETERS = 2_000_000
+
+
+@contextmanager
+def _interruptible(trainee: Trainee) -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt again, which Lightning turns into an exit, and is heeded again afterwards.
+
+    A training that can be taken up goes on to the end of its step, to be saved; a second Ctrl-C does not wait.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+
+    def wait(*_: Any) -> None:
+        signal.signal(signal.SIGINT, handler)
+        trainee.interrupted = True
+
+    usual = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if usual and trainee.run_dir is not None:
+        signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _untrained_again_where_interrupted(flow: Flow) -> Iterator[None]:
+    """The flow as it came, if training does not end, so that the same call again takes it up."""
+    before = copy.deepcopy(flow.state_dict())
+    try:
+        yield
+    except BaseException:
+        flow.load_state_dict(before)
+        raise
+
+
+@contextmanager
+def single_thread(flow: Flow) -> Iterator[None]:
+    """One thread for small networks: their products are too short to share, and busy neighbours stall a second one.
+
+    Args:
+        flow: whose parameters are counted; larger flows keep the number of threads.
+    """
+    before = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in flow.parameters()) < _ONE_THREAD_PARAMETERS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advice on loaders and loggers, which a user of `fit` can do nothing about."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for category in (UserWarning, FutureWarning, DeprecationWarning):
+                warnings.filterwarnings("ignore", category=category, module=r"lightning|torch|typing_extensions")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _begin_log(run_dir: Path, rows: list[Row]) -> None:
+    """A `log.csv` of the validations so far in the folder, which is made if need be."""
+    with writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "log.csv").write_text("")
+        for row in rows:
+            append_row(run_dir / "log.csv", row)
+
+
+def _tensorboard(run_dir: Path | None) -> Any:
+    if run_dir is None or importlib.util.find_spec("tensorboard") is None:
+        return False
+    return TensorBoardLogger(str(run_dir), name="", version="")
+
+
+def train(
+    flow: Flow,
+    objective: Objective,
+    train: Rows,
+    held_out: Rows,
+    *,
+    settings: TrainingRecipe | None = None,
+    weights: Float[Tensor, " n"] | None = None,
+    spread: Spread | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    run_dir: str | Path | None = None,
+) -> History:
+    """Train a flow in place and leave it with the weights that score best on the held-out rows.
+
+    Args:
+        flow: any flow; changed in place.
+        objective: how it is trained.
+        train: standardised rows.
+        held_out: standardised rows that decide; at most 1,000 evenly spaced ones are used.
+        settings: the recipe's section `training`; its defaults if not given. With `max_steps` 0 the flow stays as it
+            is, and is scored.
+        weights: one weight a training row, (n,), mean 1.
+        spread: moves training rows (batch, D) by offsets in [-1/2, 1/2), drawn afresh for every batch, as
+            `Columns.spread` does to integers; None for none.
+        seed: of batches, noise and probes; the global random state is left as it was.
+        progress: whether to show a progress bar on standard error.
+        run_dir: where to write checkpoints, `log.csv`, and events for TensorBoard where that is installed, while it
+            runs. A training of the same untrained flow, rows and settings that is found there is taken up.
+
+    Returns:
+        The history.
+
+    Raises:
+        InputError: there is no such accelerator; `run_dir` cannot be written, or holds an unfinished training of
+            something else.
+
+    Example:
+        >>> from isthmus.flows import FreeFormFlow
+        >>> from isthmus.networks import mlp_pair
+        >>> from isthmus.objective import FreeForm
+        >>> flow, rows = FreeFormFlow(*mlp_pair(3, 1, width=8), data_dim=3, latent_dim=1), Rows(torch.randn(64, 3))
+        >>> train(flow, FreeForm(), rows, rows, settings=TrainingRecipe(max_steps=5)).steps
+        5
+    """
+    settings = settings or TrainingRecipe()
+    dtype = torch.float64 if settings.precision == "64-true" else torch.float32
+    plan = Plan.of(settings, train.x.shape[0])
+    held_out = held_out.thinned(_VALIDATION_ROWS).to(torch.float64)
+    if plan.max_steps == 0:
+        return _start_alone(flow, objective, held_out)
+    run_dir = None if run_dir is None else Path(run_dir)
+    identity = _identity(flow, objective, train, held_out, settings, weights, spread is None, seed) if run_dir else ""
+    saved = checkpoint.read(run_dir, identity) if run_dir else None
+    if run_dir is not None:
+        _begin_log(run_dir, saved["trainee"]["history"]["rows"] if saved else [])
+    with torch.random.fork_rng(), single_thread(flow), _quiet_lightning():
+        torch.manual_seed(seed)
+        if dtype == torch.float64:
+            flow.double()  # before a checkpoint is loaded, which Lightning does first
+        trainee = Trainee(flow, objective, settings, plan, held_out, run_dir=run_dir, identity=identity)
+        trainer = _trainer(settings, plan, run_dir, progress=progress)
+        c, w = (None if t is None else t.to(dtype) for t in (train.c, weights))
+        sizes = {"size": plan.batch_size, "steps": plan.max_steps, "start": saved["global_step"] if saved else 0}
+        batches = Batches(train.x.to(dtype), c, w, **sizes, seed=seed, spread=spread)
+        path = run_dir / CHECKPOINT if run_dir and saved else None
+        with _untrained_again_where_interrupted(flow), _interruptible(trainee):
+            trainer.fit(trainee, DataLoader(batches, batch_size=None), ckpt_path=path, weights_only=True)
+    history = trainee.history
+    history.steps, history.seconds = trainer.global_step, trainee.seconds()
+    if trainee.best is not None:
+        flow.load_state_dict(trainee.best[1])
+    return history
+
+
+def _identity(
+    flow: Flow, objective: Objective, train: Rows, held_out: Rows, settings: TrainingRecipe, *others: object
+) -> str:
+    """Tells a training from others."""
+    kind = type(objective).__qualname__, "auto" if objective.beta_follows else float(objective.beta)
+    return digest(
+        *weights_of(flow), *kind, train.x, train.c, held_out.x, held_out.c, settings.model_dump_json(), *others
+    )
+
+
+def _trainer(settings: TrainingRecipe, plan: Plan, run_dir: Path | None, *, progress: bool) -> lightning.Trainer:
+    if settings.accelerator not in ("auto", "cpu") and not torch.accelerator.is_available():
+        raise InputError(f"expected an accelerator for {settings.accelerator!r}; got none here; use 'cpu' or 'auto'")
+    return lightning.Trainer(
+        max_epochs=1,
+        max_steps=plan.max_steps,
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=settings.precision,
+        plugins=[DurableFiles()],
+        logger=_tensorboard(run_dir),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        callbacks=[RichProgressBar(console_kwargs={"stderr": True})] if progress else [],
+    )
+
+
+def _start_alone(flow: Flow, objective: Objective, held_out: Rows) -> History:
+    """The history of no training: the flow as it is, scored."""
+    row: Row = {"step": 0, "seconds": 0.0, **scores(flow, held_out), "noise": 0.0, "learning_rate": 0.0}
+    return History([{**row, "beta": float(objective.beta)}])
