@@ -130,7 +130,10 @@ def _options(
 @app.command(epilog="Example: isthmus fit measurements.csv -o model --latent-dim 5 --max-time 10m")
 def fit(
     table: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="Rows to learn from; - for CSV on standard input.")
+        list[str] | None,
+        typer.Argument(
+            metavar="TABLE...", help="Rows to learn from; - for CSV on standard input. Or Parquet files or folders."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")
@@ -150,6 +153,10 @@ def fit(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
     max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
+    stream: AsStream = False,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", help="Accelerators, or processes of the CPU, to train on.", min=1)
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a model, or an unfinished fit, that is already there.")
     ] = False,
@@ -164,26 +171,35 @@ def fit(
     Text, booleans, times and missing values are turned into numbers, constant columns are left out; what was done is
     said, and undone by the other verbs. A tenth of the rows is held out to choose by.
 
+    Several Parquet files or a folder are one long table, which need not fit into memory: a sample of at most 250,000
+    rows is what everything is learnt from and chosen by, and the training sees all the others too.
+
     While it works it keeps what it has learnt in MODEL.run, beside the model. After a crash or Ctrl-C
     `isthmus fit --resume MODEL.run` goes on from there and ends with the same model.
     """
-    options = {"flow.latent_dim": _latent_dim(latent_dim), "seed": seed, "training.max_time": _seconds(max_time)}
+    options = {
+        "flow.latent_dim": _latent_dim(latent_dim),
+        "seed": seed,
+        "training.max_time": _seconds(max_time),
+        "training.devices": devices,
+    }
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
     if resume is not None:
         others = {"TABLE": table, "-o": output, "--target": target, "--recipe": recipe, "--set": settings}
-        flags = {"--force": force, "--no-report": no_report}
+        flags = {"--force": force, "--no-report": no_report, "--stream": stream}
         _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
         _check_table(resume)
         _go_on(resume, as_json=as_json, new=False)
-    elif table is None or output is None:
+    elif not table or output is None:
         raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
     else:
         text = _recipe(recipe, [*(settings or []), *overrides]).dump()
         command = {"targets": target or [], "force": force, "report": not no_report}
-        _go_on(_begin(table, output, text, command), as_json=as_json, new=True)
+        tables = table if _is_long(table, stream=stream) else table[0]
+        _go_on(_begin(tables, output, text, command), as_json=as_json, new=True)
 
 
-def _begin(table: str, output: Path, recipe: str, command: Mapping[str, Any]) -> Path:
+def _begin(table: str | list[str], output: Path, recipe: str, command: Mapping[str, Any]) -> Path:
     """Make the folder of a run; a table on standard input is kept in it, since it comes only once."""
     from isthmus import runs
     from isthmus.store import check_output
@@ -192,14 +208,21 @@ def _begin(table: str, output: Path, recipe: str, command: Mapping[str, Any]) ->
     run_dir, files = runs.beside(output), {"recipe.yaml": recipe.encode()}
     if table == "-":
         files["table.csv"] = sys.stdin.buffer.read()
-    path = None if table == "-" else os.path.abspath(table)
+    if isinstance(table, list):
+        path: str | list[str] | None = [os.path.abspath(name) for name in table]
+    else:
+        path = None if table == "-" else os.path.abspath(table)
     about = {"arguments": _ARGUMENTS.get(), "table": path, "sha256": path and _sha256(path)}
     runs.begin(run_dir, {**command, **about}, files, force=bool(command["force"]))
     return run_dir
 
 
-def _sha256(path: str) -> str | None:
-    """Of a file; None where there is none, which whoever reads it says better."""
+def _sha256(path: str | list[str]) -> str | None:
+    """Of a file; None where there is none, which whoever reads it says better. Of a long table, of what tells it."""
+    if isinstance(path, list):
+        from isthmus.data.tables import Parquet
+
+        return hashlib.sha256(repr(Parquet.open(*path).fingerprint()).encode()).hexdigest()
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -254,28 +277,36 @@ def _go_on(run_dir: Path, *, as_json: bool, new: bool) -> None:
         screens.print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
     else:
         about = "report.html in it says whether to trust it" if command["report"] else ""
-        screens.print_rows(
-            [("model", str(folder), about), ("rows", f"{len(frame):,}", ""), *screens.of_fit(fitted, frame.shape[1])]
-        )
+        stream = fitted.metrics.get("stream", {"rows": len(frame)})
+        remark = f"of which {len(frame):,} were sampled to choose by" if "sampled" in stream else ""
+        rows = ("rows", f"{stream['rows']:,}", remark)
+        screens.print_rows([("model", str(folder), about), rows, *screens.of_fit(fitted, frame.shape[1])])
         verdicts = fitted.metrics["health"]["verdicts"]
         _say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
 
 
 def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tuple[Fitted, Any]":
-    """The fit of a run, and its table."""
-    from isthmus.data.tables import Schema, read_table
+    """The fit of a run, and its table; of a long one, the sample."""
+    from isthmus.data.tables import Parquet, Schema, Stream, read_table
     from isthmus.recipe import Recipe
 
-    frame = read_table(command["table"] or run_dir / "table.csv")
-    schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
-    X, C = schema.encode(frame)
+    recipe, table = Recipe.read(run_dir / "recipe.yaml"), command["table"] or run_dir / "table.csv"
+    rows: Any
+    if isinstance(table, list):
+        files = Parquet.open(*table)
+        with _busy(f"drawing a sample of {len(files):,} rows"):
+            stream, notes = Stream.learn(files, _targets(command["targets"], files.columns), seed=recipe.seed)
+        schema, rows, frame = stream.schema, (stream,), stream.schema.decode(stream.X, stream.C)
+    else:
+        frame = read_table(table)
+        schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
+        rows = schema.encode(frame)
     from isthmus.fitting import fit as fit_matrix
 
     terminal = sys.stderr.isatty()
     if terminal:
         _say(*notes)
-    recipe = Recipe.read(run_dir / "recipe.yaml")
-    fitted = fit_matrix(X, C, recipe=recipe, progress=terminal and not as_json, run_dir=run_dir)
+    fitted = fit_matrix(*rows, recipe=recipe, progress=terminal and not as_json, run_dir=run_dir)
     if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
         _say(*notes)
     fitted.metrics["command"] = f"isthmus {shlex.join(command['arguments'])}"

@@ -191,6 +191,7 @@ def short_score(
         "max_steps": steps if asked == "auto" else min(steps, math.ceil(asked / 4)),
         "max_time": None if seconds is None else seconds / _SHARE_OF_TIME,
         "validations": _VALIDATIONS,
+        "devices": 1,
     }
     train(
         flow,
