@@ -1,17 +1,33 @@
 """Tables larger than memory: every row once, the same order again, a uniform sample, one clear line for a bad file."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pandas.testing import assert_frame_equal
 from scipy.stats import chisquare, kstest
 
+from isthmus import Recipe, cli, fitting, load
+from isthmus.columns import Columns
 from isthmus.data.tables import Parquet, Schema, Stream, read_table, write_table
 from isthmus.data.tables import stream as module
 from isthmus.errors import InputError
+from isthmus.recipe import TrainingRecipe
+from isthmus.training import LongRows, train
+from isthmus.training import batches as batches_module
+from isthmus.training.batches import LongBatches
+from isthmus.training.plan import Plan
 from longtables import SIZES, long_table, write_parts
+
+QUICK = Recipe().update(
+    flow={"latent_dim": 2},
+    training={"max_steps": 60},
+    columns={"heavy_tails": False, "dequantise": False},
+    density={"latent": "gaussian", "noise": "isotropic"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +242,121 @@ def fails(call, *fragments):
     assert message.count("; ") == 2
     for fragment in fragments:
         assert fragment in message, message
+
+
+# --------------------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def long_rows(folder):
+    stream, _ = Stream.learn(Parquet.open(folder), ["up"], most=500)
+    columns, context = (Columns.learn(torch.from_numpy(matrix)) for matrix in (stream.X, stream.C))
+    return LongRows(stream, columns, context, np.sort(stream.rows[:50]))
+
+
+def numbers(rows, x):
+    return rows.columns.restore(x.double())[:, 0].round().long().tolist()
+
+
+def test_batches_have_every_row_that_is_not_held_out_once_an_epoch(long_rows):
+    batches = list(LongBatches(long_rows, size=len(long_rows) // 8, steps=16, seed=0))
+    assert {len(batch.x) for batch in batches} == {len(long_rows) // 8}
+    expected = sorted(set(range(sum(SIZES))) - set(long_rows.without))
+    whole = len(expected) // 8 * 8
+    assert len(set(numbers(long_rows, torch.cat([batch.x for batch in batches[:8]])))) == whole
+    both = numbers(long_rows, torch.cat([batch.x for batch in batches]))
+    assert set(both) == set(expected)
+    for batch in batches:  # each row with its own context, standardised
+        up = long_rows.columns.restore(batch.x.double())[:, 1] > 0
+        assert float(((batch.c[:, 0] > 0) == up).double().mean()) > 0.9
+
+
+@pytest.mark.parametrize("spread", [True, False])
+def test_batches_from_a_step_on_are_those_of_the_whole(long_rows, spread):
+    options = {"size": 300, "steps": 25, "seed": 4, "spread": long_rows.columns.spread if spread else None}
+    whole, rest = list(LongBatches(long_rows, **options)), list(LongBatches(long_rows, start=17, **options))
+    assert len(rest) == 8
+    for one, other in zip(whole[17:], rest, strict=True):
+        assert torch.equal(one.x, other.x)
+        assert torch.equal(one.c, other.c)
+
+
+def test_workers_of_a_loader_share_the_rows(long_rows, monkeypatch):
+    found = []
+    for worker in range(2):
+        info = SimpleNamespace(id=worker, num_workers=2)
+        monkeypatch.setattr(batches_module, "get_worker_info", lambda info=info: info)
+        for batch in LongBatches(long_rows, size=100, steps=30, seed=0):
+            found += numbers(long_rows, batch.x)
+    assert len(found) == len(set(found)) == 3_000
+
+
+def test_a_streamed_fit_never_trains_on_what_it_holds_out(folder, monkeypatch):
+    stream, _ = Stream.learn(Parquet.open(folder), most=500)
+    given = {}
+
+    def watched(*arguments, **options):
+        if isinstance(arguments[2], LongRows):
+            given.update(rows=arguments[2], held_out=arguments[3])
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(fitting, "train", watched)
+    fitted = fitting.fit(stream, recipe=QUICK)
+    held_out = set(numbers(given["rows"], given["held_out"].x))
+    trained = [n for X in given["rows"].epoch(0, seed=0, shard=0, shards=1) for n in numbers(given["rows"], X.x)]
+    assert len(held_out) == 50
+    assert held_out == set(given["rows"].without)
+    assert sorted([*trained, *held_out]) == list(range(sum(SIZES)))
+    assert fitted.metrics["stream"] == {"rows": sum(SIZES), "sampled": 500, "files": 3}
+    assert fitted.schema == stream.schema
+    drawn, again = fitting.rows_again(fitted, stream.X)
+    assert torch.equal(again.x, given["held_out"].x)
+    assert len(drawn.x) == 450
+
+
+def test_a_streamed_fit_is_as_good_as_one_in_memory(folder, frame):
+    stream, _ = Stream.learn(Parquet.open(folder), most=1_000)
+    X = torch.from_numpy(stream.X)
+    scores = [fitting.fit(rows, recipe=QUICK).model.log_prob(X).mean() for rows in (stream, stream.X)]
+    assert abs(scores[0] - scores[1]) < 0.5
+
+
+def test_a_streamed_fit_follows_the_rules_for_all_rows(long_rows):
+    plan = Plan.of(TrainingRecipe(), len(long_rows))
+    assert len(long_rows) == sum(SIZES) - 50
+    assert plan.batch_size == 256
+    assert plan.learning_rate == 2e-3
+
+
+def test_a_stream_has_its_own_context(folder):
+    stream, _ = Stream.learn(Parquet.open(folder), most=500)
+    with pytest.raises(InputError, match="a stream alone; got context"):
+        fitting.fit(stream, np.ones((500, 1)))
+
+
+def test_the_command_line_fits_long_tables(folder, tmp_path, capsys):
+    arguments = ["fit", str(folder), "-o", str(tmp_path / "model"), "--target", "colour", "--latent-dim", "2"]
+    settings = [f"--set={key}" for key in ("training.max_steps=20", "columns.heavy_tails=false")]
+    assert cli.main([*arguments, *settings, "--no-report"]) == 0
+    assert "3,233" in capsys.readouterr().out
+    fitted = load(tmp_path / "model")
+    assert fitted.metrics["stream"]["rows"] == sum(SIZES)
+    assert [column.name for column in fitted.schema.columns if column.role == "context"] == ["colour"]
+    assert not (tmp_path / "model.run").exists()
+
+
+def test_an_interrupted_fit_of_a_long_table_goes_on_only_with_the_same_files(tmp_path, frame, monkeypatch, capsys):
+    folder = write_parts(frame, tmp_path, SIZES)
+    arguments = ["fit", str(folder), "-o", str(tmp_path / "model"), "--latent-dim", "2", "--no-report"]
+    settings = [f"--set={key}" for key in ("training.max_steps=20", "columns.heavy_tails=false")]
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "refit_density", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cli.main([*arguments, *settings])
+    (folder / "1.parquet").rename(tmp_path / "kept")
+    write_table(frame.iloc[::-1], folder / "1.parquet")
+    assert cli.main(["fit", "--resume", str(tmp_path / "model.run")]) == 2
+    assert "got a changed one" in capsys.readouterr().err
+    (tmp_path / "kept").rename(folder / "1.parquet")
+    assert cli.main(["fit", "--resume", str(tmp_path / "model.run")]) == 0
+    assert load(tmp_path / "model").metrics["stream"]["rows"] == sum(SIZES)

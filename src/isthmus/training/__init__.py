@@ -230,8 +230,8 @@ def train(
 
 def _batches(
     train: Rows | LongRows, weights: Tensor | None, settings: TrainingRecipe, plan: Plan, **options: Any
-) -> Batches | LongBatches:
-    """As many rows in each batch for every process."""
+) -> Any:
+    """`Batches` or `LongBatches`, as many rows in each for every process."""
     options |= {"steps": plan.max_steps, "size": plan.batch_size + -plan.batch_size % settings.devices}
     if isinstance(train, LongRows):
         return LongBatches(train, **options)
