@@ -8,23 +8,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Self
 
 import jaxtyping
 import pytest
 import torch
-from beartype import BeartypeConf, FrozenDict, beartype
-
-# As type checkers read them: an int is a float. And beartype refuses `typing.Self` on a single method, which jaxtyping
-# hands it.
-typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Self: object})))
 
 # scikit-learn's checks pass wrong types to the estimators on purpose.
 SOURCE = Path(__file__).parents[1] / "src" / "isthmus"
 CHECKED = [f"isthmus.{path.stem}" for path in SOURCE.iterdir() if path.stem[0] != "_" and path.stem != "estimator"]
 
 if "ISTHMUS_NO_TYPECHECK" not in os.environ:
-    jaxtyping.install_import_hook(CHECKED, f"{__name__}.typechecker")
+    jaxtyping.install_import_hook(CHECKED, "checking.typechecker")
 
 torch.set_num_threads(1)
 

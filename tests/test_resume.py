@@ -1,18 +1,23 @@
 """A fit that stops anywhere and is taken up again ends with the same bits as one that never stopped."""
 
 import errno
+import io
+import json
 import os
 import pickle
 import signal
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
 
+import isthmus
 from cases import randn
-from isthmus import InjectiveFlow, InputError, Recipe, fit, fitting, sweep
+from isthmus import InjectiveFlow, InputError, Recipe, cli, fit, fitting, runs, store, sweep
+from isthmus.data.tables import write_table
 from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.objective import FreeForm
@@ -224,9 +229,9 @@ def test_seconds_count_on(monkeypatch, tmp_path):
 # ------------------------------------------------------------------------------------ fits
 
 rng = np.random.default_rng(0)
-HEAVY = rng.standard_t(1.5, size=(120, 1))
-NOISY = np.tanh(HEAVY) + 0.05 * rng.normal(size=(120, 1))
-TABLE = np.concatenate([HEAVY, NOISY, np.rint(3 * rng.normal(size=(120, 1)))], 1)
+HEAVY = rng.standard_t(1.5, size=(300, 1))
+NOISY = np.tanh(HEAVY) + 0.05 * rng.normal(size=(300, 1))
+TABLE = np.concatenate([HEAVY, NOISY, np.rint(3 * rng.normal(size=(300, 1)))], 1)
 RECIPE = Recipe.parse(
     "{flow: {network: {width: 8, depth: 1}}, training: {max_steps: 80, patience: 99, validations: 4},"
     " density: {latent: gaussian}}"
@@ -296,7 +301,7 @@ def test_an_unfinished_fit_of_something_else_is_refused_and_kept(monkeypatch, tm
     for arguments, what in (
         ({"X": TABLE + 1, "recipe": short}, "data"),
         ({"X": TABLE, "recipe": short.update(seed=1)}, "recipe"),
-        ({"X": TABLE, "recipe": short, "sample_weight": np.arange(120)}, "data"),
+        ({"X": TABLE, "recipe": short, "sample_weight": np.arange(300)}, "data"),
     ):
         with pytest.raises(InputError, match=f"expected the {what} that the unfinished run"):
             fit(**arguments, run_dir=tmp_path)
@@ -362,3 +367,143 @@ else:
     whole = fresh_python(code, str(tmp_path / "whole"), "0")
     assert fresh_python(code, str(tmp_path / "run"), "23") is None
     assert fresh_python(code, str(tmp_path / "run"), "0") == whole
+
+
+# ------------------------------------------------------------------------------------ the command line
+
+OPTIONS = ("--latent-dim", "1", "--no-report", "--set", "training.max_steps=60", "--set", "training.patience=99")
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs the command line where there is a table; its exit code and what it wrote."""
+    monkeypatch.chdir(tmp_path)
+    write_table(pd.DataFrame(TABLE[:100], columns=["a", "b", "k"]), tmp_path / "table.csv")
+
+    def run(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def interrupted(monkeypatch, run, step=40, error=KeyboardInterrupt):
+    """Lets a command be interrupted at a step, having saved the steps before."""
+    with monkeypatch.context() as patch:
+        saves_often(patch, 0.0)
+        at_call(patch, (trainee.Trainee, "training_step"), {step}, error)
+        return run()
+
+
+def weights(model):
+    return (model / "model.safetensors").read_bytes()
+
+
+def test_a_command_goes_on_to_the_same_model(command, monkeypatch, tmp_path):
+    fit_it = ("fit", "table.csv", "-o", "model", "--target", "k", "--seed", 5, *OPTIONS)
+    code, _, said = interrupted(monkeypatch, lambda: command(*fit_it))
+    assert (code, said) == (130, "isthmus: interrupted; `isthmus fit --resume model.run` goes on\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.run", "table.csv"]
+    code, _, said = command(*fit_it)
+    assert code == 2
+    assert said.startswith(
+        "isthmus: error: expected no unfinished fit; got model.run; `isthmus fit --resume model.run`"
+    )
+    assert "--force" in said
+    monkeypatch.chdir("/")
+    assert interrupted(monkeypatch, lambda: command("fit", "--resume", tmp_path / "model.run"), 10)[0] == 130
+    code, said, _ = command("fit", "--resume", tmp_path / "model.run", "--json")
+    assert code == 0
+    assert json.loads(said)["steps"] == 60
+    monkeypatch.chdir(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "table.csv"]
+    assert command(*fit_it[:3], "whole", *fit_it[4:])[0] == 0
+    assert weights(tmp_path / "model") == weights(tmp_path / "whole")
+    again, whole = (isthmus.load(tmp_path / name) for name in ("model", "whole"))
+    assert again.metrics["command"] == whole.metrics["command"].replace("whole", "model")
+    assert again.schema == whole.schema
+    assert again.recipe == whole.recipe
+    assert without_seconds(again.log) == without_seconds(whole.log)
+
+
+def test_a_table_on_standard_input_is_kept(command, monkeypatch, tmp_path):
+    text = (tmp_path / "table.csv").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    assert interrupted(monkeypatch, lambda: command("fit", "-", "-o", "model", *OPTIONS))[0] == 130
+    assert command("fit", "--resume", "model.run")[0] == 0
+    assert command("fit", "table.csv", "-o", "whole", *OPTIONS)[0] == 0
+    assert weights(tmp_path / "model") == weights(tmp_path / "whole")
+
+
+def test_force_starts_over_but_replaces_nothing_else(command, monkeypatch, tmp_path):
+    assert interrupted(monkeypatch, lambda: command("fit", "table.csv", "-o", "model", "--seed", 1, *OPTIONS))[0] == 130
+    assert command("fit", "table.csv", "-o", "model", "--force", *OPTIONS)[0] == 0
+    assert command("fit", "table.csv", "-o", "whole", *OPTIONS)[0] == 0
+    assert weights(tmp_path / "model") == weights(tmp_path / "whole")
+    (tmp_path / "other.run").mkdir()
+    (tmp_path / "other.run" / "thesis.txt").write_text("dear to me")
+    code, _, said = command("fit", "table.csv", "-o", "other", "--force", *OPTIONS)
+    assert (code, "got other.run" in said) == (2, True)
+    assert (tmp_path / "other.run" / "thesis.txt").exists()
+
+
+def test_what_cannot_go_on_is_one_line_and_nothing_is_lost(command, monkeypatch, tmp_path):
+    assert interrupted(monkeypatch, lambda: command("fit", "table.csv", "-o", "model", *OPTIONS))[0] == 130
+    table, run_dir = tmp_path / "table.csv", tmp_path / "model.run"
+    text, kept = table.read_text(), {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+
+    def refused(*arguments, because):
+        code, out, said = command("fit", *arguments)
+        assert (code, out, len(said.splitlines())) == (2, "", 1)
+        assert because in said
+        assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == kept
+
+    refused("--resume", "model.run", "--seed", 3, because="got seed=3; leave it out")
+    refused("table.csv", "--resume", "model.run", "--force", because="got TABLE, --force; leave it out")
+    refused("--resume", "table.csv", because="expected a folder MODEL.run")
+    refused("--resume", "nope.run", because="expected a folder MODEL.run")
+    refused("table.csv", because="expected TABLE and -o MODEL")
+    table.write_text(text.replace("1", "2"))
+    refused("--resume", "model.run", because="a changed one")
+    table.unlink()
+    refused("--resume", "model.run", because="no such file")
+    table.write_text(text)
+    with runs._locked(run_dir):
+        refused("--resume", "model.run", because="another process works on")
+    (tmp_path / "model").mkdir()
+    refused("--resume", "model.run", because="which exists")
+    (tmp_path / "model").rmdir()
+    monkeypatch.setattr(store, "_VERSIONS", ("torch",))
+    refused("--resume", "model.run", because="expected the versions that the unfinished run in model.run began with")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert command("fit", "--resume", "model.run")[0] == 0
+
+
+def test_a_fit_that_saved_nothing_leaves_nothing(command, monkeypatch, tmp_path):
+    at_call(monkeypatch, (trainee.Trainee, "training_step"), {1}, KeyboardInterrupt)
+    code, _, said = command("fit", "table.csv", "-o", "model", *OPTIONS)
+    assert (code, said) == (130, "isthmus: interrupted; nothing was written\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_model_that_was_written_before_the_folder_went_is_written_again(command, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        at_call(patch, (runs, "end"), {1}, Crash)
+        with pytest.raises(Crash):
+            command("fit", "table.csv", "-o", "model", *OPTIONS)
+    before = weights(tmp_path / "model")
+    assert command("fit", "--resume", "model.run")[0] == 0
+    assert weights(tmp_path / "model") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "table.csv"]
+
+
+def test_a_disk_that_is_full_is_one_line_that_says_how_to_go_on(command, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        saves_often(patch, 0.0)
+        at_call(patch, (trainee, "append_row"), {9}, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        code, _, said = command("fit", "table.csv", "-o", "model", *OPTIONS)
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert "No space left on device" in said
+    assert said.endswith("`isthmus fit --resume model.run` goes on\n")
+    assert command("fit", "--resume", "model.run")[0] == 0

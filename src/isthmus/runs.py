@@ -97,8 +97,8 @@ def digest(*parts: object) -> str:
         64 hexadecimal digits.
 
     Example:
-        >>> digest(1, "a")[:8]
-        'bbc87fb2'
+        >>> digest(1, "a") == digest(1, "a"), digest(1, "a") == digest(1, "b")
+        (True, False)
     """
     found = hashlib.sha256()
     for part in parts:
@@ -341,15 +341,22 @@ def going_on(run_dir: Path, *, new: bool) -> Iterator[None]:
     with _locked(run_dir):
         try:
             yield
-        except BaseException as stop:
-            if new and not (run_dir / _DECISIONS).exists() and not any(run_dir.rglob(CHECKPOINT)):
-                end(run_dir)
+        except InputError as error:
+            if new and _is_bare(run_dir):
                 raise
-            if isinstance(stop, InputError):
-                raise InputError(f"{stop}; {_way_on(run_dir)} goes on") from stop
-            if isinstance(stop, KeyboardInterrupt):
-                raise KeyboardInterrupt(f"{_way_on(run_dir)} goes on") from None
-            raise
+            raise InputError(f"{error}; {_way_on(run_dir)} goes on") from error
+        except KeyboardInterrupt:
+            if new and _is_bare(run_dir):
+                raise
+            raise KeyboardInterrupt(f"{_way_on(run_dir)} goes on") from None
+        finally:
+            if new and _is_bare(run_dir):
+                end(run_dir)
+
+
+def _is_bare(run_dir: Path) -> bool:
+    """Whether nothing was saved there that took time to find."""
+    return not (run_dir / _DECISIONS).exists() and not any(run_dir.rglob(CHECKPOINT))
 
 
 def end(run_dir: Path) -> None:

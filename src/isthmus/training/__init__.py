@@ -87,12 +87,13 @@ def _interruptible(trainee: Trainee) -> Iterator[None]:
 @contextmanager
 def _untrained_again_where_interrupted(flow: Flow) -> Iterator[None]:
     """The flow as it came, if training does not end, so that the same call again takes it up."""
-    before = copy.deepcopy(flow.state_dict())
+    before, ended = copy.deepcopy(flow.state_dict()), False
     try:
         yield
-    except BaseException:
-        flow.load_state_dict(before)
-        raise
+        ended = True
+    finally:
+        if not ended:
+            flow.load_state_dict(before)
 
 
 @contextmanager

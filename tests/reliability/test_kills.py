@@ -1,0 +1,127 @@
+"""`kill -9` of a fit, again and again, at random times and at the worst moments; the model in the end is the same."""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+from sklearn.datasets import load_breast_cancer
+
+FIT = ("fit", "table.csv", "-o", "model", "--no-report", "--seed", "1")
+SETTINGS = (
+    "training.max_steps=160",
+    "training.patience=99",
+    "training.validations=8",
+    "flow.network={kind: skip, width: 16}",
+    "density.latent=gaussian",
+)
+
+# Runs the command line, killed at a call of a function, counted from the first call of another; it saves often.
+KILLED = """
+import os, signal, sys
+from importlib import import_module
+from isthmus.training import trainee
+trainee._TIME_BETWEEN_SAVES, trainee._SAVE_EVERY = 0, 0.02
+*spec, call = sys.argv[1:4]
+seen = dict.fromkeys(spec, 0)
+def watch(where):
+    module, _, names = where.partition(":")
+    *path, name = names.split(".")
+    owner = import_module(module)
+    for part in path:
+        owner = getattr(owner, part)
+    real = getattr(owner, name)
+    def watched(*arguments, **options):
+        seen[where] += bool(seen[spec[0]]) or where == spec[0]
+        if where == spec[1] and seen[where] == int(call):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+    setattr(owner, name, watched)
+for where in seen:
+    watch(where)
+from isthmus.cli import main
+sys.exit(main(sys.argv[4:]))
+"""
+START, TRAINING = "isthmus.cli:main", "isthmus.fitting:train"
+MOMENTS = {  # in the order of a run: from which call on, at which call, how often at most
+    "reading the table": (START, "isthmus.data.tables:Schema.encode", 1),
+    "trying a curve": (START, "isthmus.training.trainee:Trainee.training_step", 30),
+    "searching the dimension": ("isthmus.fitting:_choose", "isthmus.training.trainee:Trainee.training_step", 60),
+    "noting a decision": ("isthmus.fitting:_choose", "isthmus.runs:write_durably", 3),
+    "a step": (TRAINING, "isthmus.training.trainee:Trainee.training_step", 40),
+    "a validation": (TRAINING, "isthmus.training.judging:noise_sigma", 3),
+    "within a checkpoint": (TRAINING, "os:fsync", 4),
+    "before a checkpoint's name": (TRAINING, "pathlib:Path.replace", 4),
+    "the refit": (START, "isthmus.fitting:refit_density", 1),
+    "writing the model": ("isthmus.store:_write", "os:fsync", 3),
+    "before the model's name": (START, "isthmus.store:_replace", 1),
+    "removing the folder": (START, "shutil:rmtree", 9),
+}
+FEW = ("searching the dimension", "within a checkpoint", "before the model's name")
+
+
+def start(folder, arguments, moment=None, call=0):
+    """A real process of the command line."""
+    program = ["-m", "isthmus.cli"] if moment is None else ["-c", KILLED, *MOMENTS[moment][:2], str(call)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *program, *arguments]
+    with (folder / "log.txt").open("a") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+
+def finish(process, folder):
+    assert process.wait() == 0, (folder / "log.txt").read_text()
+
+
+def in_folder(path):
+    path.mkdir()
+    pd.DataFrame(load_breast_cancer().data[:, :6]).to_csv(path / "table.csv", index=False)
+    return path
+
+
+def test_a_killed_fit_goes_on_to_the_same_model(tmp_path, times, tally):
+    fresh = [*FIT, *itertools.chain(*(("--set", setting) for setting in SETTINGS))]
+    whole = in_folder(tmp_path / "whole")
+    begun = time.monotonic()
+    finish(start(whole, fresh), whole)
+    longest, expected = time.monotonic() - begun, (whole / "model" / "model.safetensors").read_bytes()
+    draw = random.Random(0)
+    kills = times(3, 20)
+    plan = list(FEW) if kills == len(FEW) else [*MOMENTS, *(kills - len(MOMENTS)) * ["any time"]]
+    folder, chain, killed, kept, moments = None, 0, 0, 0, set()
+
+    def check():
+        nonlocal kept, chain
+        same = (folder / "model" / "model.safetensors").read_bytes() == expected
+        kept, chain = kept + same * chain, 0
+        assert not (folder / "model.run").exists()
+
+    while killed < kills:
+        if not chain:
+            folder = in_folder(tmp_path / f"run{killed}")
+        moment = plan[killed]
+        arguments = ["fit", "--resume", "model.run"] if (folder / "model.run").exists() else fresh
+        if moment == "any time":
+            process = start(folder, arguments)
+            time.sleep(draw.uniform(0, longest))
+            process.kill()
+        else:
+            process = start(folder, arguments, moment, draw.randint(1, MOMENTS[moment][2]))
+        code = process.wait()
+        assert code in (0, -signal.SIGKILL), (folder / "log.txt").read_text()
+        if code:
+            killed, chain = killed + 1, chain + 1
+            moments.add(moment)
+        elif chain:
+            check()
+    if chain:
+        arguments = ["fit", "--resume", "model.run"] if (folder / "model.run").exists() else [*fresh, "--force"]
+        finish(start(folder, arguments), folder)
+        check()
+    promise = "a fit killed by `kill -9` and resumed, however often, writes the same model.safetensors byte for byte"
+    tally("Crash and resume", promise, killed, kept, moments=len(moments))
+    assert kept == killed
