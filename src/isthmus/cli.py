@@ -296,7 +296,7 @@ def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tup
         files = Parquet.open(*table)
         with _busy(f"drawing a sample of {len(files):,} rows"):
             stream, notes = Stream.learn(files, _targets(command["targets"], files.columns), seed=recipe.seed)
-        schema, rows, frame = stream.schema, (stream,), stream.schema.decode(stream.X, stream.C)
+        schema, rows, frame = stream.schema, (stream,), None
     else:
         frame = read_table(table)
         schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
@@ -310,7 +310,9 @@ def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tup
     if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
         _say(*notes)
     fitted.metrics["command"] = f"isthmus {shlex.join(command['arguments'])}"
-    return dataclasses.replace(fitted, schema=schema), frame
+    return dataclasses.replace(fitted, schema=schema), stream.schema.decode(
+        stream.X, stream.C
+    ) if frame is None else frame
 
 
 @app.command(epilog="Examples: isthmus score model new.csv -o scores.csv; isthmus score model big/*.parquet -o scores")

@@ -36,6 +36,7 @@ from isthmus.training import History, LongRows, Split, single_thread, train
 __all__ = ["fit", "matrix", "rows_again"]
 
 _REFIT_ROWS = 250_000
+_STREAMED_REFIT_ROWS = 50_000  # a mixture of 128 on 250,000 rows takes 1.5 GB
 _FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
@@ -241,7 +242,8 @@ def _lengthened(
     """The same with all rows of the stream to train on, but those of the sample that are held out."""
     held_out = _partition(len(stream.rows), recipe)[1].numpy()
     without = np.sort(stream.rows[held_out[: len(held_out) * data.apart]])
-    return dataclasses.replace(data, long=LongRows(stream, columns, context_columns, without))
+    long = LongRows(stream, columns, context_columns, without)
+    return dataclasses.replace(data, long=long, drawn=data.drawn.thinned(_STREAMED_REFIT_ROWS))
 
 
 def _what(table: _Table, sample_weight: ArrayLike | Tensor | None, recipe: Recipe, flow: Flow | None) -> dict[str, Any]:

@@ -156,7 +156,10 @@ class Parquet:
             if len(_within(rows, run.first, run.rows)):
                 for first, table in self._tables(run):
                     taken.append(table.take(pa.array(_within(rows, first, len(table)) - first)))
-        return Sample(rows, self._frame(pa.concat_tables(taken)))
+        frame = self._frame(pa.concat_tables(taken))
+        del taken
+        pa.default_memory_pool().release_unused()  # it keeps what it read with otherwise, 270 MB measured
+        return Sample(rows, frame)
 
     def place(self, row: int) -> tuple[Path, int]:
         """The file that has a row of the table, and which of the file's rows it is."""
