@@ -1,5 +1,6 @@
 """Promises about tables larger than memory and about several processes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,11 +8,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
+import pytest
 from sklearn.datasets import load_breast_cancer
 
-from isthmus.data.tables import Parquet
+from isthmus import Recipe, fit, save, scoring
+from isthmus.data.tables import Parquet, Schema, Stream, read_table
+from isthmus.data.tables import stream as module
+from isthmus.parts import Parts
+from longtables import SIZES, long_table, write_parts
 
 PART = "Long tables and many machines"
 BUILD = Path(__file__).parents[2] / "build" / "long"
