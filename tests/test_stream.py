@@ -106,6 +106,7 @@ def test_a_sample_is_uniform_over_all_rows(folder, frame):
 
 def test_a_wide_table_has_a_smaller_sample(folder, frame, monkeypatch):
     monkeypatch.setattr(module, "_SAMPLE_NUMBERS", 100 * frame.shape[1])
+    monkeypatch.setattr(module, "_FEWEST_ROWS", 5)
     table = Parquet.open(folder)
     assert len(table.sample().rows) == 100
     stream, _ = Stream.learn(table)

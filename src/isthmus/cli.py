@@ -48,7 +48,7 @@ Table = Annotated[str, typer.Argument(metavar="TABLE", help="Table with the colu
 Tables = Annotated[
     list[str],
     typer.Argument(
-        metavar="TABLE...",
+        metavar="TABLE",
         help="Table with the columns of the fit; - for standard input. Or Parquet files, or folders.",
     ),
 ]
@@ -132,7 +132,7 @@ def fit(
     table: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TABLE...", help="Rows to learn from; - for CSV on standard input. Or Parquet files or folders."
+            metavar="TABLE", help="Rows to learn from; - for CSV on standard input. Or Parquet files or folders."
         ),
     ] = None,
     output: Annotated[

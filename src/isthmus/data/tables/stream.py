@@ -34,7 +34,7 @@ from isthmus.data.tables.wording import check_known, quoted
 from isthmus.errors import InputError
 
 SAMPLE_ROWS = 250_000
-_SAMPLE_NUMBERS = 2**25  # 270 MB; so fewer rows of wide tables
+_SAMPLE_NUMBERS, _FEWEST_ROWS = 2**22, 20_000  # 34 MB, of which a fit has a dozen copies; so fewer rows of wide tables
 _CHUNK_ROWS, _CHUNK_NUMBERS = 2**16, 2**20  # read at once
 _BUFFER_ROWS, _BUFFER_NUMBERS = 2**18, 2**23  # from which rows are drawn in training
 _RUN_ROWS = 2**14  # row groups smaller than that are read together
@@ -146,10 +146,10 @@ class Parquet:
         """A uniform sample without replacement, all rows where there are no more; in the order of the table.
 
         Args:
-            most: number of rows; fewer of a table with more than 134 columns, so that it takes no more than 270 MB.
+            most: number of rows; fewer of a table with more than 16 columns: 4 million numbers, but 20,000 rows.
             seed: of the draw.
         """
-        n = min(most, len(self), max(1, _SAMPLE_NUMBERS // len(self.schema.names)))
+        n = min(most, len(self), _affordable(len(self.schema.names)))
         rows = np.sort(np.array(random.Random(seed).sample(range(len(self)), n), dtype=np.int64))
         taken = []
         for run in self.runs(_CHUNK_ROWS):
@@ -221,7 +221,7 @@ class Stream:
         Args:
             table: the files.
             target: names of the context columns.
-            most: rows of the sample; fewer where categories become many columns, so that X takes no more than 270 MB.
+            most: rows of the sample; fewer where X is wide, see `Parquet.sample`.
             seed: of the sample.
 
         Returns:
@@ -234,7 +234,7 @@ class Stream:
             check_known(name, table.columns, "a target that is a column of the table")
         rows, frame = table.sample(most, seed=seed)
         schema, notes = Schema.learn(frame, target)
-        affordable = max(1, _SAMPLE_NUMBERS // len(schema.features + schema.context_features))
+        affordable = _affordable(len(schema.features + schema.context_features))
         if affordable < len(rows):
             keep = np.sort(np.random.default_rng(seed).permutation(len(rows))[:affordable])
             rows, frame = rows[keep], frame.iloc[keep]
@@ -271,8 +271,11 @@ class Stream:
         low, high = (len(self) * k // shards for k in (shard, shard + 1))
         D = self.X.shape[1]
         blocks = self._blocks([runs[i] for i in order], low, high, without)
-        for rows in _shuffled(blocks, np.random.default_rng((seed, number, shard))):
-            yield rows[:, :D], None if self.C is None else rows[:, D:]
+        try:
+            for rows in _shuffled(blocks, np.random.default_rng((seed, number, shard))):
+                yield rows[:, :D], None if self.C is None else rows[:, D:]
+        finally:
+            pa.default_memory_pool().release_unused()
 
     def _blocks(
         self, runs: Sequence[Run], low: int, high: int, without: np.ndarray | None
@@ -365,6 +368,11 @@ def _refusal(check: Callable[[pd.DataFrame], object], frame: pd.DataFrame) -> In
     except InputError as error:
         return error
     return None
+
+
+def _affordable(width: int) -> int:
+    """Rows of a sample of so many columns."""
+    return max(_FEWEST_ROWS, _SAMPLE_NUMBERS // width)
 
 
 def _within(rows: np.ndarray, first: int, count: int) -> np.ndarray:
