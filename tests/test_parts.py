@@ -210,6 +210,7 @@ def test_without_ray_the_extra_is_named(fitted, table, tmp_path, monkeypatch):
         list(Parts(fitted, table, tmp_path / "out").write("ray"))
 
 
+@pytest.mark.slow
 def test_ray_computes_the_same_parts_and_goes_on_where_others_stopped(
     model, fitted, table, frame, tmp_path, fresh_python
 ):
@@ -223,6 +224,7 @@ def test_ray_computes_the_same_parts_and_goes_on_where_others_stopped(
         same(read(tmp_path / folder), scoring.score(fitted, frame))
 
 
+@pytest.mark.slow
 def test_a_row_that_does_not_suit_the_model_is_named_by_ray_too(model, frame, tmp_path):
     bad = frame.copy()
     bad.loc[SIZES[0] + 1_234, "colour"] = "violet"
