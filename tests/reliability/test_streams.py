@@ -189,6 +189,7 @@ def test_an_epoch_has_every_row_once(tally, times, tmp_path, monkeypatch):
 
 GRADIENTS = """
 import json, sys
+from pathlib import Path
 import torch
 from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
