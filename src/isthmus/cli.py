@@ -315,7 +315,7 @@ def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tup
     ) if frame is None else frame
 
 
-@app.command(epilog="Examples: isthmus score model new.csv -o scores.csv; isthmus score model big/*.parquet -o scores")
+@app.command(epilog="Example: isthmus score model new.csv -o scores.csv, or: isthmus score model big -o scores")
 def score(
     model: ModelFolder,
     table: Tables,

@@ -224,6 +224,8 @@ def train(
             result = torch.load(hand_over, weights_only=True)
             trainee.on_load_checkpoint(result)
             trainee.history = History(**result["trainee"]["history"])
+        else:
+            trainee.history.steps, trainee.history.seconds = trainer.global_step, trainee.seconds()
     if trainee.best is not None:
         flow.load_state_dict(trainee.best[1])
     return trainee.history

@@ -255,9 +255,9 @@ class Trainee(lightning.LightningModule):
         return (after or self.overdue) and self.time_to_save
 
     def on_train_end(self) -> None:
-        """Close the record; of several processes the first leaves what came of it for the one that started them."""
-        self.history.steps, self.history.seconds = self.trainer.global_step, self.seconds()
+        """Of several processes the first leaves what came of the training for the one that started them."""
         if self.hand_over is not None and self.trainer.is_global_zero:
+            self.history.steps, self.history.seconds = self.trainer.global_step, self.seconds()
             result: dict[str, Any] = {}
             self.on_save_checkpoint(result)
             torch.save(result, self.hand_over)
