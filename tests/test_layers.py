@@ -23,7 +23,7 @@ LEVELS = {
     10: {"sweep"},
     11: {"fitting"},
     12: {"estimator", "scoring", "plots"},
-    13: {"report", "screens", "explorer"},
+    13: {"report", "screens", "explorer", "parts"},
     14: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
@@ -34,7 +34,7 @@ HEAVY = {
     "matplotlib": {"plots"},
     "jinja2": {"report"},
     "sklearn": {"data", "estimator", "columns", "metrics", "refit", "diagnostics", "report"},
-    "pandas": {"data", "scoring", "report", "explorer", "cli"},
+    "pandas": {"data", "scoring", "report", "explorer", "cli", "parts"},
     "pyarrow": {"data"},
     "pooch": {"data"},
     "requests": {"data"},
@@ -42,6 +42,7 @@ HEAVY = {
     "bokeh": {"explorer"},
     "tornado": {"explorer"},
     "PIL": {"explorer"},
+    "ray": {"parts"},
 }
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
@@ -45,9 +45,27 @@ app = typer.Typer(
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Table with the columns of the fit; - for standard input.")]
+Tables = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TABLE",
+        help="Table with the columns of the fit; - for standard input. Or Parquet files, or folders.",
+    ),
+]
 TableOut = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="FILE", help="Table to write; by default CSV to standard output."),
+]
+PartsOut = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="FILE|FOLDER", help="Table to write; by default CSV to standard output."),
+]
+AsStream = Annotated[
+    bool, typer.Option("--stream", help="Never have all rows in memory; so it is for several files, or a folder.")
+]
+Engine = Annotated[
+    str,
+    typer.Option(metavar="local|ray", help="With ray, the parts of a stream by many processes or machines."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
@@ -112,7 +130,10 @@ def _options(
 @app.command(epilog="Example: isthmus fit measurements.csv -o model --latent-dim 5 --max-time 10m")
 def fit(
     table: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="Rows to learn from; - for CSV on standard input.")
+        list[str] | None,
+        typer.Argument(
+            metavar="TABLE", help="Rows to learn from; - for CSV on standard input. Or Parquet files or folders."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")
@@ -132,6 +153,10 @@ def fit(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
     max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
+    stream: AsStream = False,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", help="Accelerators, or processes of the CPU, to train on.", min=1)
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a model, or an unfinished fit, that is already there.")
     ] = False,
@@ -146,26 +171,35 @@ def fit(
     Text, booleans, times and missing values are turned into numbers, constant columns are left out; what was done is
     said, and undone by the other verbs. A tenth of the rows is held out to choose by.
 
+    Several Parquet files or a folder are one long table, which need not fit into memory: a sample of at most 250,000
+    rows is what everything is learnt from and chosen by, and the training sees all the others too.
+
     While it works it keeps what it has learnt in MODEL.run, beside the model. After a crash or Ctrl-C
     `isthmus fit --resume MODEL.run` goes on from there and ends with the same model.
     """
-    options = {"flow.latent_dim": _latent_dim(latent_dim), "seed": seed, "training.max_time": _seconds(max_time)}
+    options = {
+        "flow.latent_dim": _latent_dim(latent_dim),
+        "seed": seed,
+        "training.max_time": _seconds(max_time),
+        "training.devices": devices,
+    }
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
     if resume is not None:
         others = {"TABLE": table, "-o": output, "--target": target, "--recipe": recipe, "--set": settings}
-        flags = {"--force": force, "--no-report": no_report}
+        flags = {"--force": force, "--no-report": no_report, "--stream": stream}
         _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
         _check_table(resume)
         _go_on(resume, as_json=as_json, new=False)
-    elif table is None or output is None:
+    elif not table or output is None:
         raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
     else:
         text = _recipe(recipe, [*(settings or []), *overrides]).dump()
         command = {"targets": target or [], "force": force, "report": not no_report}
-        _go_on(_begin(table, output, text, command), as_json=as_json, new=True)
+        tables = table if _is_long(table, stream=stream) else table[0]
+        _go_on(_begin(tables, output, text, command), as_json=as_json, new=True)
 
 
-def _begin(table: str, output: Path, recipe: str, command: Mapping[str, Any]) -> Path:
+def _begin(table: str | list[str], output: Path, recipe: str, command: Mapping[str, Any]) -> Path:
     """Make the folder of a run; a table on standard input is kept in it, since it comes only once."""
     from isthmus import runs
     from isthmus.store import check_output
@@ -174,14 +208,21 @@ def _begin(table: str, output: Path, recipe: str, command: Mapping[str, Any]) ->
     run_dir, files = runs.beside(output), {"recipe.yaml": recipe.encode()}
     if table == "-":
         files["table.csv"] = sys.stdin.buffer.read()
-    path = None if table == "-" else os.path.abspath(table)
+    if isinstance(table, list):
+        path: str | list[str] | None = [os.path.abspath(name) for name in table]
+    else:
+        path = None if table == "-" else os.path.abspath(table)
     about = {"arguments": _ARGUMENTS.get(), "table": path, "sha256": path and _sha256(path)}
     runs.begin(run_dir, {**command, **about}, files, force=bool(command["force"]))
     return run_dir
 
 
-def _sha256(path: str) -> str | None:
-    """Of a file; None where there is none, which whoever reads it says better."""
+def _sha256(path: str | list[str]) -> str | None:
+    """Of a file; None where there is none, which whoever reads it says better. Of a long table, of what tells it."""
+    if isinstance(path, list):
+        from isthmus.data.tables import Parquet
+
+        return hashlib.sha256(repr(Parquet.open(*path).fingerprint()).encode()).hexdigest()
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -236,39 +277,49 @@ def _go_on(run_dir: Path, *, as_json: bool, new: bool) -> None:
         screens.print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
     else:
         about = "report.html in it says whether to trust it" if command["report"] else ""
-        screens.print_rows(
-            [("model", str(folder), about), ("rows", f"{len(frame):,}", ""), *screens.of_fit(fitted, frame.shape[1])]
-        )
+        stream = fitted.metrics.get("stream", {"rows": len(frame)})
+        remark = f"of which {len(frame):,} were sampled to choose by" if "sampled" in stream else ""
+        rows = ("rows", f"{stream['rows']:,}", remark)
+        screens.print_rows([("model", str(folder), about), rows, *screens.of_fit(fitted, frame.shape[1])])
         verdicts = fitted.metrics["health"]["verdicts"]
         _say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
 
 
 def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tuple[Fitted, Any]":
-    """The fit of a run, and its table."""
-    from isthmus.data.tables import Schema, read_table
+    """The fit of a run, and its table; of a long one, the sample."""
+    from isthmus.data.tables import Parquet, Schema, Stream, read_table
     from isthmus.recipe import Recipe
 
-    frame = read_table(command["table"] or run_dir / "table.csv")
-    schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
-    X, C = schema.encode(frame)
+    recipe, table = Recipe.read(run_dir / "recipe.yaml"), command["table"] or run_dir / "table.csv"
+    rows: Any
+    if isinstance(table, list):
+        files = Parquet.open(*table)
+        with _busy(f"drawing a sample of {len(files):,} rows"):
+            stream, notes = Stream.learn(files, _targets(command["targets"], files.columns), seed=recipe.seed)
+        schema, rows, frame = stream.schema, (stream,), None
+    else:
+        frame = read_table(table)
+        schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
+        rows = schema.encode(frame)
     from isthmus.fitting import fit as fit_matrix
 
     terminal = sys.stderr.isatty()
     if terminal:
         _say(*notes)
-    recipe = Recipe.read(run_dir / "recipe.yaml")
-    fitted = fit_matrix(X, C, recipe=recipe, progress=terminal and not as_json, run_dir=run_dir)
+    fitted = fit_matrix(*rows, recipe=recipe, progress=terminal and not as_json, run_dir=run_dir)
     if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
         _say(*notes)
     fitted.metrics["command"] = f"isthmus {shlex.join(command['arguments'])}"
-    return dataclasses.replace(fitted, schema=schema), frame
+    return dataclasses.replace(fitted, schema=schema), stream.schema.decode(
+        stream.X, stream.C
+    ) if frame is None else frame
 
 
-@app.command(epilog="Example: isthmus score model new.csv -o scores.csv")
+@app.command(epilog="Example: isthmus score model new.csv -o scores.csv, or: isthmus score model big -o scores")
 def score(
     model: ModelFolder,
-    table: Table,
-    output: TableOut = None,
+    table: Tables,
+    output: PartsOut = None,
     density: Annotated[
         str,
         typer.Option(
@@ -277,6 +328,8 @@ def score(
             "reconstruction on the manifold.",
         ),
     ] = "linearised",
+    stream: AsStream = False,
+    engine: Engine = "local",
     strict: Strict = False,
 ) -> None:
     """Log density and reconstruction error of each row.
@@ -284,6 +337,9 @@ def score(
     Columns log_density, in nats and in the table's own units, and reconstruction_error, the squared distance to the
     reconstruction on standardised columns; in the order of the rows. Where the model does not reconstruct its own data
     a column untrusted says why its log densities mean little.
+
+    Several Parquet files or a folder are one long table, which need not fit into memory: its scores are written to a
+    folder in parts, in the order of the rows. What is there already is kept, so an interrupted run can go on.
     """
     from isthmus import scoring
 
@@ -291,10 +347,13 @@ def score(
         raise InputError(
             f"expected a density among {', '.join(scoring.DENSITIES)}; got {density!r}; choose one of them"
         )
-    fitted, frame = _load(model, output), _read(table)
-    with _busy(f"scoring {len(frame):,} rows"):
-        scores = scoring.score(fitted, frame, density=density)
-    _write(scores, output)
+    if _is_long(table, stream=stream or engine != "local"):
+        fitted = _write_parts(model, table, output, engine, verb="score", density=density)
+    else:
+        fitted, frame = _load(model, output), _read(table[0])
+        with _busy(f"scoring {len(frame):,} rows"):
+            scores = scoring.score(fitted, frame, density=density)
+        _write(scores, output)
     _warn_untrusted(scoring.untrusted(fitted), strict=strict)
 
 
@@ -330,14 +389,20 @@ def sample(
 
 
 @app.command(epilog="Example: isthmus encode model new.csv -o codes.csv")
-def encode(model: ModelFolder, table: Table, output: TableOut = None) -> None:
+def encode(
+    model: ModelFolder, table: Tables, output: PartsOut = None, stream: AsStream = False, engine: Engine = "local"
+) -> None:
     """The code of each row, its place on the manifold.
 
-    Columns z0, z1, ..., and after them the columns that the model is conditioned on, if any.
+    Columns z0, z1, ..., and after them the columns that the model is conditioned on, if any. Several Parquet files or a
+    folder are encoded in parts, see score.
     """
     from isthmus import scoring
 
-    _write(scoring.encode(_load(model, output), _read(table)), output)
+    if _is_long(table, stream=stream or engine != "local"):
+        _write_parts(model, table, output, engine, verb="encode")
+    else:
+        _write(scoring.encode(_load(model, output), _read(table[0])), output)
 
 
 @app.command(epilog="Example: isthmus decode model codes.csv -o rows.csv")
@@ -527,6 +592,34 @@ def _read(table: str) -> Any:
     return read_table(table)
 
 
+def _is_long(tables: Sequence[str], *, stream: bool) -> bool:
+    """Whether a table is to be read as a stream: several files, a folder, a pattern, or one file on demand."""
+    only = tables[0]
+    return (
+        stream or len(tables) > 1 or os.path.isdir(only) or (not os.path.exists(only) and bool(set(only) & set("*?[")))
+    )
+
+
+def _write_parts(model: Path, tables: Sequence[str], output: str | None, engine: str, **what: Any) -> "Fitted":
+    """Scores or codes of a long table, in parts; returns the model."""
+    from isthmus.data.tables import FORMATS, Parquet
+    from isthmus.parts import ENGINES, Parts
+    from isthmus.store import load
+
+    if engine not in ENGINES:
+        raise InputError(f"expected an engine among {', '.join(ENGINES)}; got {engine!r}; choose one of them")
+    if output in (None, "-") or str(output).lower().endswith(tuple(FORMATS)):
+        raise InputError(f"expected a folder to write parts to; got {output}; give a name such as -o {what['verb']}s")
+    if not os.path.isdir(os.path.dirname(os.path.normpath(str(output))) or "."):
+        raise InputError(f"expected an existing folder for {output}; got none; create it first")
+    parts = Parts(load(model), Parquet.open(*tables), Path(str(output)), **what)
+    there = len(parts) - len(parts.missing())
+    with _busy(f"{len(parts.table):,} rows in {len(parts)} parts, {there} of them there already") as say:
+        for done, _ in enumerate(parts.write(engine), there + 1):
+            say(f"{len(parts.table):,} rows: {done} of {len(parts)} parts")
+    return parts.fitted
+
+
 def _write(frame: Any, output: str | None) -> None:
     from isthmus.data.tables import write_table
 
@@ -569,14 +662,15 @@ def _say(*lines: str) -> None:
 
 
 @contextlib.contextmanager
-def _busy(what: str) -> Iterator[None]:
+def _busy(what: str) -> Iterator[Callable[[str], Any]]:
+    """A line on the terminal while something takes long; what it yields changes the line."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
-        yield
+    with Console(stderr=True).status(what) as status:
+        yield status.update
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From a table to a finished model: prepare columns and rows, choose the latent dimension, train, refit the density."""
 
 import copy
+import dataclasses
 import inspect
 import math
 import time
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from isthmus.ambient import Ambient
 from isthmus.columns import Columns
+from isthmus.data.tables import Stream
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
 from isthmus.errors import InputError
 from isthmus.flow import Flow, NetworkFlow
@@ -29,11 +31,12 @@ from isthmus.refit import Refit, Rows, refit_density
 from isthmus.runs import digest, finish_run, open_run, remembered, weights_of
 from isthmus.store import Fitted, versions
 from isthmus.sweep import judges, short_fit, start_latent_dim, sweep_latent_dim
-from isthmus.training import History, Split, single_thread, train
+from isthmus.training import History, LongRows, Split, single_thread, train
 
 __all__ = ["fit", "rows_again"]
 
 _REFIT_ROWS = 250_000  # from which principal components and densities are computed
+_STREAMED_REFIT_ROWS = 50_000  # a mixture of 128 on 250,000 rows takes 1.5 GB
 _FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
@@ -45,7 +48,7 @@ _AS_THEY_ARE = {"heavy_tails": False, "dequantise": False, "drop": False}
 
 
 def fit(
-    X: ArrayLike | Tensor,
+    X: ArrayLike | Tensor | Stream,
     context: ArrayLike | Tensor | None = None,
     *,
     recipe: Recipe | None = None,
@@ -57,7 +60,8 @@ def fit(
     """From a table to a finished model: prepare columns, train, refit latent density and noise.
 
     Args:
-        X: data in the user's units, (n, columns), finite numbers, as an array or a tensor.
+        X: data in the user's units, (n, columns), finite numbers, as an array or a tensor. Or a stream, which has its
+            own context: everything is learnt from its sample, but the training, from all rows that are not held out.
         context: what to condition on, (n, C), or None.
         recipe: everything else; its defaults if not given.
         flow: a flow of your own to train, for as many columns as vary in X; by default the recipe builds one.
@@ -82,21 +86,23 @@ def fit(
     """
     recipe, custom = recipe or Recipe(), flow is not None
     started = time.monotonic()
-    table = _Table.of(X, context, sample_weight)
+    table = _streamed(X, context, sample_weight) if isinstance(X, Stream) else _Table.of(X, context, sample_weight)
     run_dir = None if run_dir is None else Path(run_dir)
     if run_dir is not None:
         open_run(run_dir, _what(table, sample_weight, recipe, flow))
     context_columns = None if table.c is None else Columns.learn(table.c, table.w, **_AS_THEY_ARE)
     columns, data, curving = _prepare(table, context_columns, recipe, flow, run_dir)
+    if table.stream is not None:
+        data = _lengthened(data, table.stream, columns, context_columns, recipe)
     if flow is None:
-        recipe = _sized(recipe, len(data.train.x))
+        recipe = _sized(recipe, data.count)
         flow, curve = _choose(recipe, data, run_dir)
     else:
         flow, curve = _fitting(flow, data.train), ()
     history = train(
         flow,
         recipe.build_objective(),
-        data.train,
+        data.long or data.train,
         data.held_out,
         settings=recipe.training,
         weights=data.weights,
@@ -114,10 +120,13 @@ def fit(
     figures["beta_reason"] = _beta_reason(history, recipe, model.flow)
     if sample_weight is None:
         figures["table"] = fingerprint(*table.given)
+    if table.stream is not None:
+        figures["stream"] = {"rows": len(table.stream), "sampled": len(table.x), "files": len(table.stream.table.files)}
     figures["seconds"] = time.monotonic() - started + history.earlier
     if run_dir is not None:
         finish_run(run_dir)
-    return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, custom=custom)
+    schema = None if table.stream is None else table.stream.schema
+    return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, schema, custom=custom)
 
 
 def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tensor | None = None) -> tuple[Rows, Rows]:
@@ -125,7 +134,7 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
 
     Args:
         fitted: a fit without sample weights.
-        X: the data it was given, in the same order.
+        X: the data it was given, in the same order; of a stream its sample.
         context: the context it was given, or None.
 
     Returns:
@@ -140,7 +149,7 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
         >>> [len(rows.x) for rows in rows_again(fitted, X)]
         [27, 3]
     """
-    table, model = _Table.of(X, context, None), fitted.model
+    table, model = _Table.of(X, context, None, merge="stream" not in fitted.metrics), fitted.model
     if fitted.metrics.get("table") != fingerprint(*table.given):
         raise InputError("expected the table of the fit, its rows in the same order; got another; give that one")
     data = _split(table, model.columns, model.context_columns, fitted.recipe)
@@ -149,23 +158,32 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
 
 @dataclass(frozen=True)
 class _Table:
-    """A user's rows: data, context, and weights of mean 1 (None where all are equal); and the tables as given."""
+    """A user's rows: data, context, and weights of mean 1 (None where all are equal); and the tables as given.
+
+    Of a stream they are its sample.
+    """
 
     x: Tensor
     c: Tensor | None
     w: Tensor | None
     given: tuple[Tensor, Tensor | None]
+    stream: Stream | None = None
 
     @classmethod
     def of(
-        cls, X: ArrayLike | Tensor, context: ArrayLike | Tensor | None, sample_weight: ArrayLike | Tensor | None
+        cls,
+        X: ArrayLike | Tensor,
+        context: ArrayLike | Tensor | None,
+        sample_weight: ArrayLike | Tensor | None,
+        *,
+        merge: bool = True,
     ) -> "_Table":
         """Check the arrays, drop rows of weight 0, and merge equal rows, so that a weight is a repetition."""
         x, c = matrix(X, "X"), None if context is None else matrix(context, "context")
         if c is not None and len(c) != len(x):
             raise InputError(f"expected one context row for each of {len(x)} rows; got {len(c)}; give as many")
         w = row_weights(sample_weight, len(x))
-        if w is None and len(x) > _LARGEST_MERGE:
+        if w is None and (len(x) > _LARGEST_MERGE or not merge):
             return cls(x, c, None, (x, c))
         D, rows = x.shape[1], x if c is None else torch.cat([x, c], 1)
         w = torch.ones(len(x), dtype=torch.float64) if w is None else w
@@ -178,12 +196,31 @@ class _Table:
         return cls(unique[:, :D], None if c is None else unique[:, D:], merged, (x, c))
 
 
+def _streamed(stream: Stream, context: object, sample_weight: object) -> _Table:
+    """The sample of a stream, none of its rows merged: their numbers tell which rows are held out."""
+    if context is not None or sample_weight is not None:
+        raise InputError("expected a stream alone; got context or weights beside it; name its context as target")
+    x, c = torch.from_numpy(stream.X), None if stream.C is None else torch.from_numpy(stream.C)
+    return _Table(x, c, None, (x, c), stream)
+
+
+def _lengthened(
+    data: Split, stream: Stream, columns: Columns, context_columns: Columns | None, recipe: Recipe
+) -> Split:
+    """The same with all rows of the stream to train on, but those of the sample that are held out."""
+    held_out = _partition(len(stream.rows), recipe)[1].numpy()
+    without = np.sort(stream.rows[held_out[: len(held_out) * data.apart]])
+    long = LongRows(stream, columns, context_columns, without)
+    return dataclasses.replace(data, long=long, drawn=data.drawn.thinned(_STREAMED_REFIT_ROWS))
+
+
 def _what(table: _Table, sample_weight: ArrayLike | Tensor | None, recipe: Recipe, flow: Flow | None) -> dict[str, Any]:
     """What makes a fit this one and no other."""
+    rows = row_weights(sample_weight, len(table.given[0])) if table.stream is None else table.stream.table.fingerprint()
     return {
         "versions": versions(),
         "recipe": recipe.model_dump(mode="json"),
-        "data": digest(fingerprint(*table.given), row_weights(sample_weight, len(table.given[0]))),
+        "data": digest(fingerprint(*table.given), rows),
         "untrained flow": digest(*(weights_of(flow) if flow is not None else ())),
     }
 

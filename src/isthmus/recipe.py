@@ -204,6 +204,7 @@ class TrainingRecipe(_Record):
     patience: int = Field(8, ge=1, description="validations without improvement after which training stops")
     keep: Literal["best", "last"] = Field("best", description="which weights: best on held-out rows, or the last")
     accelerator: Literal["auto", "cpu", "gpu"] = "cpu"
+    devices: Count = Field(1, description="accelerators, or processes of the CPU, that share every batch")
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
     compile: bool | Auto = Field("auto", description="torch.compile of the whole objective")
 

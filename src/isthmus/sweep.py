@@ -196,6 +196,7 @@ def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, r
         "max_steps": steps if asked == "auto" else min(steps, math.ceil(asked / 4)),
         "max_time": None if seconds is None else seconds / _SHARE_OF_TIME,
         "validations": _VALIDATIONS,
+        "devices": 1,
     }
     train(
         flow,

@@ -10,12 +10,17 @@ With a folder `run_dir` a training is saved at validations, every half minute, a
 where saving takes more than a hundredth of the time. Taken up from there it ends with the same weights, bit for bit on
 a CPU, as if it had never been interrupted: a checkpoint holds the optimiser, the schedule, the random state and the
 place in the order of the rows.
+
+On several devices each has its share of every batch, and the gradient is the mean over all; noise and probes are drawn
+apart. A training that is taken up there draws them afresh.
 """
 
 import copy
 import importlib.util
 import logging
+import os
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -28,6 +33,7 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -39,13 +45,13 @@ from isthmus.refit import Rows
 from isthmus.runs import CHECKPOINT, digest, weights_of, writing
 from isthmus.store import append_row
 from isthmus.training import checkpoint
-from isthmus.training.batches import Batches, Split, Spread
+from isthmus.training.batches import Batches, LongBatches, LongRows, Split, Spread
 from isthmus.training.checkpoint import DurableFiles
 from isthmus.training.judging import Row, scores
 from isthmus.training.plan import Plan
 from isthmus.training.trainee import History, Trainee
 
-__all__ = ["History", "Split", "Spread", "single_thread", "train"]
+__all__ = ["History", "LongRows", "Split", "Spread", "single_thread", "train"]
 
 _VALIDATION_ROWS = 1_000
 _ONE_THREAD_PARAMETERS = 2_000_000
@@ -64,7 +70,7 @@ def _interruptible(trainee: Trainee) -> Iterator[None]:
         trainee.interrupted = True
 
     usual = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if usual and trainee.run_dir is not None:
+    if usual and trainee.run_dir is not None and trainee.hand_over is None:
         signal.signal(signal.SIGINT, wait)
     try:
         yield
@@ -139,7 +145,7 @@ def _tensorboard(run_dir: Path | None) -> Any:
 def train(
     flow: Flow,
     objective: Objective,
-    train: Rows,
+    train: Rows | LongRows,
     held_out: Rows,
     *,
     settings: TrainingRecipe | None = None,
@@ -154,7 +160,7 @@ def train(
     Args:
         flow: any flow; changed in place.
         objective: how it is trained.
-        train: standardised rows.
+        train: standardised rows, or those of a stream.
         held_out: standardised rows that decide; at most 1,000 evenly spaced ones are used.
         settings: the recipe's section `training`; its defaults if not given. With `max_steps` 0 the flow stays as it
             is, and is scored.
@@ -183,7 +189,7 @@ def train(
     """
     settings = settings or TrainingRecipe()
     dtype = torch.float64 if settings.precision == "64-true" else torch.float32
-    plan = Plan.of(settings, train.x.shape[0])
+    plan = Plan.of(settings, len(train) if isinstance(train, LongRows) else len(train.x))
     held_out = held_out.thinned(_VALIDATION_ROWS).to(torch.float64)
     if plan.max_steps == 0:
         return _start_alone(flow, objective, held_out)
@@ -192,33 +198,68 @@ def train(
     saved = checkpoint.read(run_dir, identity) if run_dir else None
     if run_dir is not None:
         _begin_log(run_dir, saved["trainee"]["history"]["rows"] if saved else [])
-    with torch.random.fork_rng(), single_thread(flow), _quiet_lightning():
+    with torch.random.fork_rng(), single_thread(flow), _quiet_lightning(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
         if dtype == torch.float64:
             flow.double()  # before a checkpoint is loaded, which Lightning does first
-        trainee = Trainee(flow, objective, settings, plan, held_out, run_dir=run_dir, identity=identity)
+        hand_over = Path(folder) / "result" if settings.devices > 1 else None
+        trainee = Trainee(
+            flow,
+            objective,
+            settings,
+            plan,
+            held_out,
+            run_dir=run_dir,
+            identity=identity,
+            seed=seed,
+            hand_over=hand_over,
+        )
         trainer = _trainer(settings, plan, run_dir, progress=progress)
-        c, w = (None if t is None else t.to(dtype) for t in (train.c, weights))
-        sizes = {"size": plan.batch_size, "steps": plan.max_steps, "start": saved["global_step"] if saved else 0}
-        batches = Batches(train.x.to(dtype), c, w, **sizes, seed=seed, spread=spread)
+        start = saved["global_step"] if saved else 0
+        batches = _batches(train, weights, settings, plan, start=start, seed=seed, spread=spread, dtype=dtype)
         path = run_dir / CHECKPOINT if run_dir and saved else None
         with _untrained_again_where_interrupted(flow), _interruptible(trainee):
             trainer.fit(trainee, DataLoader(batches, batch_size=None), ckpt_path=path, weights_only=True)
-    history = trainee.history
-    history.steps, history.seconds = trainer.global_step, trainee.seconds()
+        if hand_over is not None:
+            result = torch.load(hand_over, weights_only=True)
+            trainee.on_load_checkpoint(result)
+            trainee.history = History(**result["trainee"]["history"])
+        else:
+            trainee.history.steps, trainee.history.seconds = trainer.global_step, trainee.seconds()
     if trainee.best is not None:
         flow.load_state_dict(trainee.best[1])
-    return history
+    return trainee.history
+
+
+def _batches(
+    train: Rows | LongRows, weights: Tensor | None, settings: TrainingRecipe, plan: Plan, **options: Any
+) -> Any:
+    """`Batches` or `LongBatches`, as many rows in each for every process."""
+    options |= {"steps": plan.max_steps, "size": plan.batch_size + -plan.batch_size % settings.devices}
+    if isinstance(train, LongRows):
+        return LongBatches(train, **options)
+    dtype = options.pop("dtype")
+    if len(train.x) < options["size"]:
+        options["size"] = len(train.x) // settings.devices * settings.devices
+    if not options["size"]:
+        raise InputError(
+            f"expected a row for each of {settings.devices} devices; got {len(train.x)}; use fewer devices"
+        )
+    c, w = (None if t is None else t.to(dtype) for t in (train.c, weights))
+    return Batches(train.x.to(dtype), c, w, **options)
 
 
 def _identity(
-    flow: Flow, objective: Objective, train: Rows, held_out: Rows, settings: TrainingRecipe, *others: object
+    flow: Flow, objective: Objective, train: Rows | LongRows, held_out: Rows, settings: TrainingRecipe, *others: object
 ) -> str:
     """Tells a training from others."""
     kind = type(objective).__qualname__, "auto" if objective.beta_follows else float(objective.beta)
-    return digest(
-        *weights_of(flow), *kind, train.x, train.c, held_out.x, held_out.c, settings.model_dump_json(), *others
-    )
+    rows: tuple[object, ...]
+    if isinstance(train, LongRows):
+        rows = train.stream.table.fingerprint(), torch.from_numpy(train.without), *weights_of(train.columns)
+    else:
+        rows = train.x, train.c
+    return digest(*weights_of(flow), *kind, *rows, held_out.x, held_out.c, settings.model_dump_json(), *others)
 
 
 def _trainer(settings: TrainingRecipe, plan: Plan, run_dir: Path | None, *, progress: bool) -> lightning.Trainer:
@@ -228,7 +269,8 @@ def _trainer(settings: TrainingRecipe, plan: Plan, run_dir: Path | None, *, prog
         max_epochs=1,
         max_steps=plan.max_steps,
         accelerator=settings.accelerator,
-        devices=1,
+        devices=settings.devices,
+        strategy=_strategy(settings),
         precision=settings.precision,
         plugins=[DurableFiles()],
         logger=_tensorboard(run_dir),
@@ -237,6 +279,21 @@ def _trainer(settings: TrainingRecipe, plan: Plan, run_dir: Path | None, *, prog
         enable_progress_bar=progress,
         callbacks=[RichProgressBar(console_kwargs={"stderr": True})] if progress else [],
     )
+
+
+def _strategy(settings: TrainingRecipe) -> Any:
+    """Of several devices: one process each, started for the training alone, so that what is before and after runs once.
+
+    They are spawned: a fork of a process with threads, Arrow's or an accelerator's, may hang, and programs that run
+    again in every process would also fit the columns and choose the latent dimension again.
+    """
+    if settings.devices == 1:
+        return "auto"
+    backend = "gloo" if settings.accelerator == "cpu" or not torch.accelerator.is_available() else None
+    # Parameters may be of no use, those of the latent where reconstruction alone is trained; where none is, torch says
+    # in every process that it has looked for them in vain.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    return DDPStrategy(start_method="spawn", process_group_backend=backend, find_unused_parameters=True)
 
 
 def _start_alone(flow: Flow, objective: Objective, held_out: Rows) -> History:

@@ -1,15 +1,17 @@
 """One training as a Lightning module: the objective on noisy batches, and what is decided on held-out rows."""
 
+import logging
 import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from isthmus.flow import Context, Flow
 from isthmus.objective import Objective
@@ -71,11 +73,13 @@ class Trainee(lightning.LightningModule):
         *,
         run_dir: Path | None = None,
         identity: str = "",
+        seed: int = 0,
+        hand_over: Path | None = None,
     ) -> None:
         super().__init__()
         self.flow, self.objective, self.settings, self.plan, self.held_out = flow, objective, settings, plan, held_out
         self.history = History()
-        self.run_dir, self.identity = run_dir, identity
+        self.run_dir, self.identity, self.seed, self.hand_over = run_dir, identity, seed, hand_over
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.good: dict[str, Tensor] = {}
         self.without_improvement = self.bad_steps = 0
@@ -83,10 +87,19 @@ class Trainee(lightning.LightningModule):
         self.started = self.saved = time.monotonic()
         self.cost_of_saving = 0.0
         self.over = self.interrupted = False
+        self.threads = torch.get_num_threads()
         self.random_state: dict[str, Tensor] = {}
-        same_random_numbers: dict[str, Any] = {"fallback_random": True}
-        self.compiled = torch.compile(self._step, fullgraph=True, options=same_random_numbers) if plan.compile else None
+        self.time_to_save, self.overdue, self.clock = False, False, 0.0
+        self.compiled: Callable[..., Tensor] | None = None
         self.trusted = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a process that was started for this training, which knows neither how quiet to be nor the threads."""
+        super().__setstate__(state)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(self.threads)
 
     def progress(self) -> float:
         """How much of the training has passed, in [0, 1], by steps or by the clock, whichever is further."""
@@ -95,15 +108,32 @@ class Trainee(lightning.LightningModule):
         return min(1.0, by_steps if most is None else max(by_steps, self.seconds() / most))
 
     def seconds(self) -> float:
-        """How long it has been trained, sittings before an interruption included."""
-        return time.monotonic() - self.started
+        """How long it has been trained, sittings before an interruption included; the same on all processes."""
+        return time.monotonic() - self.started if self.trainer.world_size == 1 else self.clock
+
+    def _agree(self) -> None:
+        """What the clock of the first process says is so for all, lest they part ways."""
+        waited = time.monotonic() - self.saved
+        self.time_to_save = waited > _TIME_BETWEEN_SAVES * self.cost_of_saving
+        self.overdue = waited > _SAVE_EVERY
+        if self.trainer.world_size > 1:
+            first = [time.monotonic() - self.started, self.time_to_save, self.overdue]
+            agreed = torch.tensor(first, dtype=torch.float32, device=self.device)
+            distributed.broadcast(agreed, 0)
+            self.clock, self.time_to_save, self.overdue = float(agreed[0]), bool(agreed[1]), bool(agreed[2])
 
     def on_train_start(self) -> None:
         """Start the clock and score the untrained flow, so that there always is a best state; or take up a training."""
+        if self.plan.compile:
+            same_random_numbers: dict[str, Any] = {"fallback_random": True}
+            self.compiled = torch.compile(self._step, fullgraph=True, options=same_random_numbers)
+        if self.trainer.world_size > 1:  # each process draws its own noise and probes
+            torch.manual_seed(self.seed + (self.trainer.global_rank << 32) + (self.trainer.global_step << 40))
         self.saved = time.monotonic()
         self.held_out = self.held_out.to(self.device)
         if self.random_state:
-            set_random_state(self.random_state, self.device)
+            if self.trainer.world_size == 1:
+                set_random_state(self.random_state, self.device)
             self.trainer.should_stop = self.over
             return
         self.started = time.monotonic()
@@ -207,6 +237,7 @@ class Trainee(lightning.LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Score held-out rows now and then; stop when they no longer improve or the time is up; save the training."""
+        self._agree()
         validates = self.trainer.global_step % self.plan.validate_every == 0 or self.progress() >= 1
         if validates:
             self._validate()
@@ -221,8 +252,15 @@ class Trainee(lightning.LightningModule):
 
     def _is_time_to_save(self, *, after: bool) -> bool:
         """After a validation or half a minute, but never so often that it counts."""
-        waited = time.monotonic() - self.saved
-        return (after or waited > _SAVE_EVERY) and waited > _TIME_BETWEEN_SAVES * self.cost_of_saving
+        return (after or self.overdue) and self.time_to_save
+
+    def on_train_end(self) -> None:
+        """Of several processes the first leaves what came of the training for the one that started them."""
+        if self.hand_over is not None and self.trainer.is_global_zero:
+            self.history.steps, self.history.seconds = self.trainer.global_step, self.seconds()
+            result: dict[str, Any] = {}
+            self.on_save_checkpoint(result)
+            torch.save(result, self.hand_over)
 
     def _save(self, path: Path) -> None:
         start = time.monotonic()
@@ -231,10 +269,11 @@ class Trainee(lightning.LightningModule):
         self.cost_of_saving = self.saved - start
 
     def _validate(self) -> None:
+        held_out = scores(self.flow, self.held_out) if self.trainer.is_global_zero else {}
         row: Row = {
             "step": self.trainer.global_step,
             "seconds": self.seconds(),
-            **scores(self.flow, self.held_out),
+            **self.trainer.strategy.broadcast(held_out),
             "noise": self.noise,
             "beta": float(self.objective.beta),
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
@@ -251,7 +290,7 @@ class Trainee(lightning.LightningModule):
         self._follow(noise_sigma(self.flow, reconstruction))
 
     def _record(self, row: Row) -> None:
-        if self.run_dir is None:
+        if self.run_dir is None or not self.trainer.is_global_zero:
             return
         with writing(self.run_dir):
             append_row(self.run_dir / "log.csv", row)

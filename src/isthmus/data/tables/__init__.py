@@ -18,5 +18,6 @@ Rows are counted from 0, as in `frame.iloc`.
 from isthmus.data.tables.columns import Column
 from isthmus.data.tables.files import FORMATS, read_table, write_table
 from isthmus.data.tables.schema import MAX_LEVELS, Schema
+from isthmus.data.tables.stream import Parquet, Stream
 
-__all__ = ["FORMATS", "MAX_LEVELS", "Column", "Schema", "read_table", "write_table"]
+__all__ = ["FORMATS", "MAX_LEVELS", "Column", "Parquet", "Schema", "Stream", "read_table", "write_table"]

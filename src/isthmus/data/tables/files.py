@@ -31,15 +31,20 @@ _LONGEST_HEADER = 1 << 16  # bytes of an array's header; NumPy refuses those abo
 _MOST_DEFLATED = 1032  # bytes that deflate makes of one
 
 
-def _arrow_to_frame(table: pa.Table) -> pd.DataFrame:
-    """Decimals become float64, times of day text and dates timestamps, instead of Python objects."""
+def plain(table: pa.Table) -> pa.Table:
+    """The same without types that pandas has only as Python objects: decimals become float64, times of day text."""
     for i, field in enumerate(table.schema):
         if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
             raise ValueError(f"bytes in column {field.name!r} that are not UTF-8 text")
         if pa.types.is_decimal(field.type) or pa.types.is_time(field.type):
-            plain = pa.float64() if pa.types.is_decimal(field.type) else pa.string()
-            table = table.set_column(i, field.name, table.column(i).cast(plain))
-    frame = table.to_pandas(date_as_object=False)
+            simple = pa.float64() if pa.types.is_decimal(field.type) else pa.string()
+            table = table.set_column(i, field.name, table.column(i).cast(simple))
+    return table
+
+
+def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
+    """A table of pandas; dates become timestamps."""
+    frame = plain(table).to_pandas(date_as_object=False)
     return frame.reset_index(drop=not any(frame.index.names))
 
 
@@ -66,19 +71,19 @@ def _read_csv(source: Path | pa.Buffer, delimiter: str = "", compression: str | 
         "convert_options": pa.csv.ConvertOptions(strings_can_be_null=True),
     }
     with pa.input_stream(source, compression) as stream:
-        return _arrow_to_frame(pa.csv.read_csv(stream, **options))
+        return arrow_to_frame(pa.csv.read_csv(stream, **options))
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     with pa.parquet.ParquetFile(path) as file:  # not read_table, which makes columns of folders called a=1
-        return _arrow_to_frame(file.read())
+        return arrow_to_frame(file.read())
 
 
 def _read_feather(path: Path) -> pd.DataFrame:
     with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
         table = reader.read_all()
         table.validate(full=True)  # unlike Parquet, the format is trusted when read: a damaged file would crash Python
-        return _arrow_to_frame(table)
+        return arrow_to_frame(table)
 
 
 def _array_to_frame(array: np.ndarray, name: str = "") -> pd.DataFrame:
@@ -207,14 +212,18 @@ _UNREADABLE = (
 
 
 @contextmanager
-def _explained(expected: str, advice: str) -> Iterator[None]:
+def explained(expected: str, advice: str) -> Iterator[None]:
+    """Turns whatever a reader or writer raises into an `InputError`: expected that; got what it said; the advice."""
     try:
         yield
+    except InputError:
+        raise
     except _UNREADABLE as error:
         raise InputError(f"expected {expected}; got {one_line(error)}; {advice}") from error
 
 
-def _shown(path: str | Path) -> str:
+def shown_path(path: str | Path) -> str:
+    """A path in a message, in one printable line."""
     return one_line(repr(str(path)), 400)
 
 
@@ -223,17 +232,19 @@ def _format(path: Path) -> _Format:
         if path.name.lower().endswith(suffix):
             return form
     advice = "rename or convert the file"
-    raise InputError(f"expected a file name that ends in {', '.join(FORMATS)}; got {_shown(path)}; {advice}")
+    raise InputError(f"expected a file name that ends in {', '.join(FORMATS)}; got {shown_path(path)}; {advice}")
 
 
 def _format_of_file(path: Path) -> _Format:
     form = _format(path)
     if os.path.isdir(path):  # unlike Path.is_dir, False and not an error for an impossible path
-        raise InputError(f"expected a file; got the directory {_shown(path)}; name a file in it")
+        raise InputError(f"expected a file; got the directory {shown_path(path)}; name a file in it")
     if not os.path.exists(path):
-        raise InputError(f"expected a table in {_shown(path)}; got no such file; check the path")
+        raise InputError(f"expected a table in {shown_path(path)}; got no such file; check the path")
     if not os.path.isfile(path):  # a pipe would be waited for
-        raise InputError(f"expected a file; got {_shown(path)}, a pipe or device; store its content in a file first")
+        raise InputError(
+            f"expected a file; got {shown_path(path)}, a pipe or device; store its content in a file first"
+        )
     return form
 
 
@@ -263,8 +274,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         1   3  4.5
     """
     read = _read_standard if str(path) == "-" else _format_of_file(Path(path)).read
-    shown = "standard input" if str(path) == "-" else _shown(path)
-    with _explained(f"a table in {shown}", "check that its content is what its suffix says"):
+    shown = "standard input" if str(path) == "-" else shown_path(path)
+    with explained(f"a table in {shown}", "check that its content is what its suffix says"):
         frame = read(Path(path))
     if frame.empty:
         raise InputError(f"expected at least one row and one column in {shown}; got none; check the file")
@@ -292,17 +303,17 @@ def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
     frame = named(frame)
     if path is None or str(path) == "-":
         buffer = io.BytesIO()
-        with _explained("a table to write as CSV", "convert its columns or write another format"):
+        with explained("a table to write as CSV", "convert its columns or write another format"):
             _write_csv(frame, buffer)
         sys.stdout.write(buffer.getvalue().decode())
         return
     path = Path(path)
-    form, shown = _format(path), _shown(path)
+    form, shown = _format(path), shown_path(path)
     if not os.path.isdir(path.parent):
-        raise InputError(f"expected an existing folder for {shown}; got {_shown(path.parent)}; create it first")
+        raise InputError(f"expected an existing folder for {shown}; got {shown_path(path.parent)}; create it first")
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with _explained(f"to write a table to {shown}", "write elsewhere or in another format"):
+        with explained(f"to write a table to {shown}", "write elsewhere or in another format"):
             with part.open("wb") as stream:
                 form.write(frame, stream)
             part.replace(path)
