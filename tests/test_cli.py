@@ -283,7 +283,7 @@ def test_what_is_not_finite_is_null():
 @pytest.mark.parametrize("what", ["flows", "objectives", "networks", "latents", "datasets", "metrics"])
 def test_list_names_what_there_is(what):
     lines = done("list", what).out.splitlines()
-    assert [line.split()[0] for line in lines] == list(cli._registries()[what])
+    assert [line.split()[0] for line in lines] == list(cli.show._registries()[what])
     assert all(len(line.split()) > 3 for line in lines)
     assert what in done("list").out
 

@@ -230,7 +230,7 @@ def test_a_row_that_does_not_suit_the_model_is_named_by_ray_too(model, frame, tm
     bad.loc[SIZES[0] + 1_234, "colour"] = "violet"
     write_parts(bad, tmp_path, SIZES)
     command = [sys.executable, "-m", "isthmus.cli", "score", model, tmp_path, "-o", tmp_path / "out", "--engine", "ray"]
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2, done.stderr
     assert "'violet' in row 1234 (counted from 0) of" in done.stderr

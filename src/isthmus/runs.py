@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
+from isthmus.store.folders import sync
 
 __all__ = [
     "CHECKPOINT",
@@ -84,11 +85,7 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
     except OSError:
         new.unlink(missing_ok=True)  # half a file would keep a full disk full
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def digest(*parts: object) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from isthmus.errors import InputError
 
-__all__ = ["CHECKSUMS", "LARGEST", "read_bytes", "regular", "restore", "sign", "verify", "write_folder"]
+__all__ = ["CHECKSUMS", "LARGEST", "read_bytes", "regular", "restore", "sign", "sync", "verify", "write_folder"]
 
 LARGEST = 50_000_000
 """Bytes of a text file that is read."""
@@ -150,7 +150,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         fill(temporary)
         temporary.chmod(0o755)
         for path in (*temporary.iterdir(), temporary):
-            _sync(path)
+            sync(path)
         _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -167,7 +167,7 @@ def _replace(temporary: Path, folder: Path) -> None:
         temporary.rename(folder)
     finally:
         restore(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     if replaced:
         with contextlib.suppress(OSError):  # the new folder stands; the next save removes the old one
             aside.rename(temporary)
@@ -181,7 +181,7 @@ def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     if path.is_dir() and os.name == "nt":
         return

@@ -1,0 +1,84 @@
+"""The command line: a table and a model in, a table or figures out.
+
+Results go to standard output or to a file, everything else to standard error, and progress only to a terminal. What is
+wrong with the input is said in one line, with exit code 2 and nothing written; an error of the program is a traceback
+with exit code 1. Whatever is slow to import is imported by the verb that needs it.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from isthmus.cli import fit, rows, show  # noqa: F401 (each adds its verbs, in the order of the help)
+from isthmus.cli.common import ARGUMENTS, app, say
+from isthmus.errors import InputError
+
+__all__ = ["app", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: those of the command line if not given.
+
+    Returns:
+        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 130 after Ctrl-C; 141
+        where the reader of a pipe has gone.
+
+    Example:
+        >>> main(["list", "flows"])  # doctest: +ELLIPSIS
+        freeform     A flow of any two modules, neither of them invertible, made inverse to one another by training.
+        ...
+        0
+    """
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except (InputError, typer.TyperException) as error:
+        return _fail(error)
+    except BrokenPipeError:
+        sys.stdout = None  # what is left in its buffer cannot be written at exit
+        return 141
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise  # only Lightning's is Ctrl-C in disguise
+        way_on = str(stop) if isinstance(stop, KeyboardInterrupt) else ""
+        say(f"isthmus: interrupted; {way_on or 'nothing was written'}")
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting crawl on a busy machine
+    ARGUMENTS.set(tuple(arguments))
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("isthmus", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    else:
+        return 0
+    finally:
+        sys.stdout.flush()
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        sys.stdout.write(f"isthmus {version('isthmus')}\n")
+        raise typer.Exit
+
+
+def _fail(error: Exception) -> int:
+    text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    if "\n" in text and text.startswith("Usage:"):  # no arguments: the help, as it is
+        say(text)
+    else:
+        say(f"isthmus: error: {' '.join(text.split())}")
+    return 2

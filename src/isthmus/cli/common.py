@@ -1,0 +1,117 @@
+"""What the verbs of the command line share: the application, options, tables in and out, what is said meanwhile."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from isthmus.errors import InputError
+
+if TYPE_CHECKING:
+    from isthmus.store import Fitted
+
+ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # of the running command line
+
+app = typer.Typer(
+    help="Learn the manifold that a table lies on, and the probability density on it.",
+    epilog="A TABLE is a .csv, .tsv, .parquet, .feather, .npy or .npz file, or - for CSV on standard input.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
+Table = Annotated[str, typer.Argument(metavar="TABLE", help="Table with the columns of the fit; - for standard input.")]
+Tables = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TABLE",
+        help="Table with the columns of the fit; - for standard input. Or Parquet files, or folders.",
+    ),
+]
+TableOut = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Table to write; by default CSV to standard output."),
+]
+PartsOut = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="FILE|FOLDER", help="Table to write; by default CSV to standard output."),
+]
+AsStream = Annotated[
+    bool, typer.Option("--stream", help="Keep few rows in memory, as is always done with several files or a folder.")
+]
+Engine = Annotated[
+    str,
+    typer.Option(metavar="local|ray", help="With ray, the parts of a stream by many processes or machines."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of the random draw.", min=0, max=2**32 - 1)]
+
+
+def say(*lines: str) -> None:
+    """Lines on standard error."""
+    sys.stderr.writelines(f"{line}\n" for line in lines)
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[Callable[[str], Any]]:
+    """A line on the terminal while something takes long; what it yields changes the line."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield status.update
+
+
+def load_model(model: Path, output: str | None = None) -> "Fitted":
+    """The model, after a look at whether the output can be written, so that no work is done in vain."""
+    from isthmus.data.tables import FORMATS
+    from isthmus.store import load
+
+    if output not in (None, "-"):
+        if not str(output).lower().endswith(tuple(FORMATS)):
+            raise InputError(f"expected an output that ends in {', '.join(FORMATS)}; got {output}; rename it")
+        if not os.path.isdir(os.path.dirname(str(output)) or "."):
+            raise InputError(f"expected an existing folder for {output}; got none; create it first")
+    return load(model)
+
+
+def read(table: str) -> Any:
+    """A table as a frame."""
+    from isthmus.data.tables import read_table
+
+    return read_table(table)
+
+
+def is_long(tables: Sequence[str], *, stream: bool) -> bool:
+    """Whether a table is to be read as a stream: several files, a folder, a pattern, or one file on demand."""
+    only = tables[0]
+    return (
+        stream or len(tables) > 1 or os.path.isdir(only) or (not os.path.exists(only) and bool(set(only) & set("*?[")))
+    )
+
+
+def write(frame: Any, output: str | None) -> None:
+    """A frame to a file, or as CSV to standard output."""
+    from isthmus.data.tables import write_table
+
+    write_table(frame, output)
+
+
+def warn_untrusted(reason: str | None, *, strict: bool) -> None:
+    """Say why likelihoods cannot be trusted, if they cannot; then exit with 1 where that is asked for."""
+    if reason is None:
+        return
+    say(f"isthmus: warning: these likelihoods cannot be trusted: {reason}")
+    if strict:
+        raise typer.Exit(1)

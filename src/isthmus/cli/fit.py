@@ -1,0 +1,241 @@
+"""`isthmus fit`: a model from a table, by way of a folder from which an interrupted fit goes on."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from isthmus import screens
+from isthmus.cli.common import ARGUMENTS, AsJson, AsStream, app, busy, is_long, say
+from isthmus.errors import InputError
+
+if TYPE_CHECKING:
+    from isthmus.recipe import Recipe
+    from isthmus.store import Fitted
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@app.command(epilog="Example: isthmus fit measurements.csv -o model --latent-dim 5 --max-time 10m")
+def fit(
+    table: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TABLE", help="Rows to learn from; - for CSV on standard input. Or Parquet files or folders."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")
+    ] = None,
+    latent_dim: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Dimensions of the manifold; auto estimates them.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COL[,COL]", help="Columns to condition on; the others are learnt given these. Repeatable."
+        ),
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in YAML.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting of the recipe. Repeatable.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
+    max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
+    stream: AsStream = False,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", help="Accelerators, or processes of the CPU, to train on.", min=1)
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a model, or an unfinished fit, that is already there.")
+    ] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html into the folder.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="MODEL.run", help="Go on with an interrupted fit; takes no TABLE.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a model from a table and write it to a folder.
+
+    Text, booleans, times and missing values are turned into numbers, constant columns are left out; what was done is
+    said, and undone by the other verbs. A tenth of the rows is held out to choose by.
+
+    Several Parquet files or a folder are one long table, which need not fit into memory: a sample of at most 250,000
+    rows is what everything is learnt from and chosen by, and the training sees all the others too.
+
+    While it works it keeps what it has learnt in MODEL.run, beside the model. After a crash or Ctrl-C
+    `isthmus fit --resume MODEL.run` goes on from there and ends with the same model.
+    """
+    options = {
+        "flow.latent_dim": _latent_dim(latent_dim),
+        "seed": seed,
+        "training.max_time": _seconds(max_time),
+        "training.devices": devices,
+    }
+    overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
+    if resume is not None:
+        others = {"TABLE": table, "-o": output, "--target": target, "--recipe": recipe, "--set": settings}
+        flags = {"--force": force, "--no-report": no_report, "--stream": stream}
+        _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
+        _check_table(resume)
+        _go_on(resume, as_json=as_json, new=False)
+    elif not table or output is None:
+        raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
+    else:
+        text = _recipe(recipe, [*(settings or []), *overrides]).dump()
+        command = {"targets": target or [], "force": force, "report": not no_report}
+        tables = table if is_long(table, stream=stream) else table[0]
+        _go_on(_begin(tables, output, text, command), as_json=as_json, new=True)
+
+
+def _begin(table: str | list[str], output: Path, recipe: str, command: Mapping[str, Any]) -> Path:
+    """Make the folder of a run; a table on standard input is kept in it, since it comes only once."""
+    from isthmus import runs
+    from isthmus.store import check_output
+
+    check_output(output, force=bool(command["force"]))
+    run_dir, files = runs.beside(output), {"recipe.yaml": recipe.encode()}
+    if table == "-":
+        files["table.csv"] = sys.stdin.buffer.read()
+    if isinstance(table, list):
+        path: str | list[str] | None = [os.path.abspath(name) for name in table]
+    else:
+        path = None if table == "-" else os.path.abspath(table)
+    about = {"arguments": ARGUMENTS.get(), "table": path, "sha256": path and _sha256(path)}
+    runs.begin(run_dir, {**command, **about}, files, force=bool(command["force"]))
+    return run_dir
+
+
+def _sha256(path: str | list[str]) -> str | None:
+    """Of a file; None where there is none, which whoever reads it says better. Of a long table, of what tells it."""
+    if isinstance(path, list):
+        from isthmus.data.tables import Parquet
+
+        return hashlib.sha256(repr(Parquet.open(*path).fingerprint()).encode()).hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _refuse_beside_resume(given: Sequence[str], run_dir: Path) -> None:
+    if given:
+        raise InputError(
+            f"expected only --json beside --resume, since {run_dir} has the rest; got {', '.join(given)}; leave it out"
+        )
+
+
+def _check_table(run_dir: Path) -> None:
+    """Refuse to go on with a table that is gone or another one than in the beginning."""
+    from isthmus import runs
+
+    runs.model_of(run_dir)
+    command = runs.read_record(run_dir)["command"]
+    path = command["table"]
+    if path is None:
+        return
+    found = _sha256(path)
+    if found != command["sha256"]:
+        got = "no such file" if found is None else "a changed one"
+        raise InputError(f"expected the table that the fit began with, {path}; got {got}; put it back, nothing is lost")
+
+
+def _go_on(run_dir: Path, *, as_json: bool, new: bool) -> None:
+    """Fit what the folder of a run says, write the model, and remove the folder."""
+    from isthmus import runs
+    from isthmus.store import check_output, save
+
+    folder = runs.model_of(run_dir)
+    with runs.going_on(run_dir, new=new):
+        record = runs.read_record(run_dir)
+        command = record["command"]
+        force = command["force"] or "saving" in record  # then a model that is there is this run's own
+        check_output(folder, force=force)
+        fitted, frame = _fitted(run_dir, command, as_json=as_json)
+        runs.note(run_dir, saving=True)
+        save(fitted, folder, force=force)
+        runs.end(run_dir)
+    if command["report"]:
+        from isthmus import report
+
+        with contextlib.suppress(KeyboardInterrupt), busy("writing the report; Ctrl-C leaves it out"):
+            report.write(fitted, folder / "report.html", frame, folder=folder)
+    if as_json:
+        keys = ("seconds", "steps", "latent_dim", "beta", "validation", "health")
+        screens.print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
+    else:
+        about = "report.html in it says whether to trust it" if command["report"] else ""
+        stream = fitted.metrics.get("stream", {"rows": len(frame)})
+        remark = f"of which {len(frame):,} were sampled to choose by" if "sampled" in stream else ""
+        rows = ("rows", f"{stream['rows']:,}", remark)
+        screens.print_rows([("model", str(folder), about), rows, *screens.of_fit(fitted, frame.shape[1])])
+        verdicts = fitted.metrics["health"]["verdicts"]
+        say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
+
+
+def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tuple[Fitted, Any]":
+    """The fit of a run, and its table; of a long one, the sample."""
+    from isthmus.data.tables import Parquet, Schema, Stream, read_table
+    from isthmus.recipe import Recipe
+
+    recipe, table = Recipe.read(run_dir / "recipe.yaml"), command["table"] or run_dir / "table.csv"
+    rows: Any
+    if isinstance(table, list):
+        files = Parquet.open(*table)
+        with busy(f"drawing a sample of {len(files):,} rows"):
+            stream, notes = Stream.learn(files, _targets(command["targets"], files.columns), seed=recipe.seed)
+        schema, rows, frame = stream.schema, (stream,), None
+    else:
+        frame = read_table(table)
+        schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
+        rows = schema.encode(frame)
+    from isthmus.fitting import fit as fit_matrix
+
+    terminal = sys.stderr.isatty()
+    if terminal:
+        say(*notes)
+    fitted = fit_matrix(*rows, recipe=recipe, progress=terminal and not as_json, run_dir=run_dir)
+    if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
+        say(*notes)
+    fitted.metrics["command"] = f"isthmus {shlex.join(command['arguments'])}"
+    return dataclasses.replace(fitted, schema=schema), stream.schema.decode(
+        stream.X, stream.C
+    ) if frame is None else frame
+
+
+def _recipe(path: Path | None, settings: Sequence[str]) -> "Recipe":
+    from isthmus.recipe import Recipe
+
+    recipe = Recipe.read(path, settings) if path else Recipe.parse("", settings)
+    if recipe.flow.latent_dim != "auto":
+        _latent_dim(str(recipe.flow.latent_dim))
+    return recipe
+
+
+def _latent_dim(text: str | None) -> str | None:
+    if text is None or text == "auto" or (text.isascii() and text.isdigit() and int(text) > 0):
+        return text
+    raise InputError(f"expected a latent dimension of at least 1, or auto; got {text!r}; choose another")
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise InputError(f"expected a time such as 90s, 5m or 1h; got {text!r}; write a number and its unit")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _targets(texts: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Names separated by commas, unless the whole text is a name."""
+    return [name for text in texts for name in ([text] if text in columns else text.split(","))]

@@ -1,0 +1,151 @@
+"""The verbs that show something: `evaluate`, `report`, `explore`, `inspect`, `list`."""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isthmus import screens
+from isthmus.cli.common import (
+    ARGUMENTS,
+    AsJson,
+    ModelFolder,
+    Strict,
+    Table,
+    app,
+    busy,
+    load_model,
+    read,
+    say,
+    warn_untrusted,
+)
+from isthmus.errors import InputError
+
+
+@app.command(epilog="Example: isthmus evaluate model held_out.csv --json")
+def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False, strict: Strict = False) -> None:
+    """How well a model fits rows, best rows that it has not seen.
+
+    Log densities are in nats and in the table's own units. The reconstruction error, and the distances between the rows
+    and as many samples, are measured on columns standardised as the model does it. Above 5,000 rows the
+    importance-sampled density is computed on 2,000 of them.
+    """
+    from isthmus import scoring
+
+    fitted, frame = load_model(model), read(table)
+    with busy(f"evaluating {len(frame):,} rows"):
+        figures = scoring.evaluate(fitted, frame)
+    if as_json:
+        screens.print_json(figures)
+    else:
+        screens.print_rows(screens.of_evaluation(figures))
+    warning = scoring.distrust(figures)
+    if warning:
+        say(f"isthmus: warning: {warning}")
+    warn_untrusted(figures["untrusted"], strict=strict)
+
+
+@app.command("report", epilog="Example: isthmus report model held_out.csv -o report.html")
+def report_model(
+    model: ModelFolder,
+    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="Rows to judge it on; - for CSV.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default report.html in MODEL.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(metavar="HxW", help="Draw rows as images of this size.")] = None,
+) -> None:
+    """One HTML page on a model: whether it can be trusted, what was learned, and figures.
+
+    Without a TABLE it shows what the model itself tells; a TABLE adds comparisons with rows and with simpler models.
+    """
+    from isthmus import report
+
+    fitted, frame, page = load_model(model), None if table is None else read(table), output or model / "report.html"
+    with busy("writing the report"):
+        report.write(fitted, page, frame, folder=model, arguments=ARGUMENTS.get(), image=image)
+    screens.print_rows([("report", str(page), "")])
+
+
+@app.command("explore", epilog="Example: isthmus explore model held_out.csv")
+def explore_model(
+    model: ModelFolder,
+    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="Rows to show; - for CSV.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="CxHxW", help="Show rows as images of this size.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(metavar="N", help="Most rows shown; by default 2000, fewer of wide tables.", min=1)
+    ] = None,
+    port: Annotated[int, typer.Option(metavar="N", help="To listen on; by default a free one.", min=0, max=65535)] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address of the page.")] = False,
+) -> None:
+    """A local page to look at rows, their codes and neighbours, and to move through the latent space.
+
+    Without a TABLE it shows samples of the model. The page is for this machine only and needs nothing from outside;
+    its address holds a password, so pass it on to no one. Ctrl-C ends it.
+    """
+    from isthmus import explorer
+
+    server = explorer.server_class()
+    fitted, frame = load_model(model), None if table is None else read(table)
+    with busy("scoring rows; --rows N takes fewer"):
+        exploration = explorer.explore(fitted, frame, image=image, most_rows=rows)
+    page = server(exploration, name=model.resolve().name, port=port)
+    sys.stdout.write(f"{page.url}\n")
+    sys.stdout.flush()
+    say("Ctrl-C ends it")
+    page.run(browser=not no_browser)
+
+
+@app.command("inspect", epilog="Example: isthmus inspect model")
+def inspect_model(model: ModelFolder, as_json: AsJson = False) -> None:
+    """What a model is, and how it came about."""
+    record = screens.description(model, load_model(model))
+    if as_json:
+        screens.print_json(record)
+        return
+    screens.print_rows(screens.of_description(record))
+    sys.stdout.write(f"\nrecipe\n{screens.indented(record['recipe'])}")
+
+
+@app.command("list", epilog="Example: isthmus list networks")
+def list_names(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WHAT]", help="flows, objectives, networks, latents, datasets or metrics; all if not given."
+        ),
+    ] = None,
+) -> None:
+    """The names that recipes and functions know."""
+    registries = _registries()
+    if what and what not in registries:
+        raise InputError(f"expected one of {', '.join(registries)}; got {what!r}; choose one, or none for all")
+    for title in [what] if what else registries:
+        rows = [(name, _first_sentence(entry)) for name, entry in registries[title].items()]
+        heading = "" if what else f"{title}\n"
+        lines = [f"{'' if what else '  '}{name:<{max(12, *(len(n) for n, _ in rows))}} {text}\n" for name, text in rows]
+        sys.stdout.write(heading + "".join(lines))
+
+
+def _registries() -> dict[str, Mapping[str, Any]]:
+    from isthmus.data import DATASETS
+    from isthmus.flows import FLOWS
+    from isthmus.latents import LATENTS
+    from isthmus.metrics import METRICS
+    from isthmus.networks import NETWORKS
+    from isthmus.objective import OBJECTIVES
+
+    return {
+        "flows": FLOWS,
+        "objectives": OBJECTIVES,
+        "networks": NETWORKS,
+        "latents": LATENTS,
+        "datasets": DATASETS,
+        "metrics": {name: metric.function for name, metric in METRICS.items()},
+    }
+
+
+def _first_sentence(entry: Any) -> str:
+    return (inspect.getdoc(entry) or "").partition("\n")[0]
