@@ -1,6 +1,7 @@
 """From a table to a finished model: prepare columns and rows, choose the latent dimension, train, refit the density."""
 
 import copy
+import gc
 import inspect
 import math
 import time
@@ -201,6 +202,7 @@ def _trial(columns: Columns, data: Split, recipe: Recipe, flow: Flow | None, sta
     else:
         trial = copy.deepcopy(_fitting(flow, data.train))
     score = short_score(trial, recipe, data, steps=_TRIAL_STEPS)
+    gc.collect()  # a trainer of Lightning refers to itself, and would hold the rows until then
     return score + columns.log_det(columns.restore(judges(data).x))
 
 
