@@ -100,6 +100,7 @@ REFUSED = {
     "nan": (planted(np.nan), "got nan in row 3, column 1"),
     "inf": (planted(np.inf), "got inf in row 3, column 1"),
     "nan in float32": (planted(np.nan).astype(np.float32), "got nan in row 3, column 1"),
+    "inf in float32": (planted(-np.inf).astype(np.float32), "got -inf in row 3, column 1"),
     "near the largest float": (T / np.abs(T).max() * 1e308, r"expected numbers up to 1e\+300 in X"),
     "beyond the largest float": (T.astype(np.longdouble) * np.longdouble(10) ** 400, "got .*inf in row 0, column 0"),
     "beyond any float": ([[10**400, 1], [2, 3]], "expected numbers in X; got 10+ in row 0, column 0"),

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 import inspect
 import math
 import time
@@ -283,7 +284,9 @@ def _short_fit(data: Split, start: int, recipe: Recipe, flow: Flow | None, run_d
         trial = _build(recipe, data.train, _asked(recipe, data) or start)
     else:
         trial = copy.deepcopy(_fitting(flow, data.train))
-    return short_fit(trial, recipe, data, steps=_TRIAL_STEPS, run_dir=run_dir)
+    ambient = short_fit(trial, recipe, data, steps=_TRIAL_STEPS, run_dir=run_dir)
+    gc.collect()  # a trainer of Lightning refers to itself, and would hold the rows until then
+    return ambient
 
 
 def _split(table: _Table, columns: Columns, context_columns: Columns | None, recipe: Recipe) -> Split:

@@ -95,9 +95,10 @@ def check_finite(x: Float[Tensor, "n columns"], what: str) -> None:
         ...
         isthmus.errors.InputError: expected finite numbers in X; got nan in row 1, column 0; impute or drop it
     """
+    most = min(LARGEST, torch.finfo(x.dtype).max)  # 1e300 as a float32 would be infinity
     for start, rows in by_rows(x):
-        if not bool((rows.abs() <= LARGEST).all()):
-            row, column = torch.nonzero(~(rows.abs() <= LARGEST))[0].tolist()
+        if not bool((rows.abs() <= most).all()):
+            row, column = torch.nonzero(~(rows.abs() <= most))[0].tolist()
             got = f"{float(rows[row, column])} in row {start + row}, column {column}"
             if torch.isfinite(rows[row, column]):
                 raise InputError(f"expected numbers up to {LARGEST:g} in {what}; got {got}; change the units")
