@@ -17,6 +17,7 @@ from pandas.testing import assert_frame_equal
 import isthmus
 from isthmus import cli, scoring, screens
 from isthmus.data.tables import read_table, write_table
+from isthmus.store import FORMAT
 
 VERBS = ("fit", "score", "sample", "encode", "decode", "evaluate", "report", "explore", "inspect", "list")
 SHORT = ("--set", "training.max_steps=20", "--set", "training.patience=99", "--no-report")
@@ -406,7 +407,7 @@ MISTAKES = {
     "a list for a configuration": damaged("config.json", lambda path: path.write_text("[1]")),
     "an empty configuration": damaged("config.json", lambda path: path.write_text('{"format": 2}')),
     "an unknown format": damaged(
-        "config.json", lambda path: path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
+        "config.json", lambda path: path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
     ),
     "other dimensions": damaged(
         "config.json", lambda path: path.write_text(path.read_text().replace('"latent_dim": 1', '"latent_dim": 9'))

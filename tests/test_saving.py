@@ -30,7 +30,7 @@ class Crash(BaseException):
 STEPS = [
     *((os, name) for name in ("rename", "fsync", "mkdir", "chmod", "open")),
     *((Path, name) for name in ("rename", "write_text", "chmod", "open")),
-    *((tempfile, "mkdtemp"), (shutil, "rmtree"), (safetensors.torch, "save_file"), (folders, "_sync")),
+    *((tempfile, "mkdtemp"), (shutil, "rmtree"), (safetensors.torch, "save_file"), (folders, "sync")),
 ]
 
 

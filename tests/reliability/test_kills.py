@@ -58,7 +58,7 @@ MOMENTS = {  # in the order of a run: from which call on, at which call, how oft
     "before a checkpoint's name": (TRAINING, "pathlib:Path.replace", 4),
     "the refit": (START, "isthmus.fitting:refit_density", 1),
     "writing the model": ("isthmus.store:_write", "os:fsync", 3),
-    "before the model's name": (START, "isthmus.store:_replace", 1),
+    "before the model's name": (START, "isthmus.store.folders:_replace", 1),
     "removing the folder": ("isthmus.store:save", "shutil:rmtree", 3),
 }
 FEW = ("searching the dimension", "within a checkpoint", "before the model's name")

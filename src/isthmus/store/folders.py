@@ -116,7 +116,7 @@ def restore(folder: Path) -> None:
     """
     folder = _target(folder)
     aside = _aside(folder)
-    if not os.path.lexists(folder) and aside.is_dir():
+    if not os.path.lexists(folder) and os.path.isdir(aside):
         try:
             aside.rename(folder)
         except FileNotFoundError:
@@ -174,7 +174,7 @@ def _replace(temporary: Path, folder: Path) -> None:
 
 
 def _target(folder: Path) -> Path:
-    return folder.resolve() if folder.is_symlink() else folder.absolute()
+    return folder.resolve() if os.path.islink(folder) else folder.absolute()  # False for an impossible name
 
 
 def _aside(folder: Path) -> Path:
