@@ -23,7 +23,7 @@ def times(request):
 
 
 @pytest.fixture
-def tally():
+def tally(request):
     """`tally(part, promise, tried, kept, **figures)` writes a line of the table in docs/reliability.md.
 
     `part` is the heading under which the line stands, `promise` a sentence, `kept` how many of the `tried` kept it.
@@ -33,6 +33,7 @@ def tally():
     def write(part, promise, tried, kept, **figures):
         TALLIES.mkdir(parents=True, exist_ok=True)
         line = {"part": part, "promise": promise, "tried": tried, "kept": kept, "figures": figures}
+        line["in full"] = request.config.getoption("--soak")
         with (TALLIES / f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.jsonl").open("a") as file:
             file.write(json.dumps({**line, "seconds": time.perf_counter() - start}) + "\n")
 

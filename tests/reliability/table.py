@@ -14,7 +14,7 @@ OPENING = """# Reliability
 What is promised, how often it was tried, and how often it held. `make soak` tries everything again and writes this
 page; `pytest -m reliability`, a part of `make test`, tries a smaller number each time.
 
-Measured on {when}: isthmus {isthmus}, torch {torch}, Python {python}, {system}.
+Tried {form} on {when}: isthmus {isthmus}, torch {torch}, Python {python}, {system}.
 """
 
 
@@ -35,8 +35,9 @@ def main():
         sys.exit("expected tallies in build/reliability; got none; run `make soak`")
     versions = {name: version(name) for name in ("isthmus", "torch")}
     system = f"{platform.system()} {platform.machine()}"
+    form = "in full" if all(t.get("in full") for t in tallies) else "in a smaller number"
     opening = OPENING.format(
-        when=time.strftime("%Y-%m-%d"), python=platform.python_version(), system=system, **versions
+        form=form, when=time.strftime("%Y-%m-%d"), python=platform.python_version(), system=system, **versions
     )
     (ROOT / "docs" / "reliability.md").write_text(opening + "".join(table(tallies)))
 
