@@ -80,7 +80,7 @@ def _public(module: str) -> Iterator[tuple[str, list[str]]]:
 def _exported(module: ModuleType) -> list[str]:
     """The names in `__all__`; without one, what is defined there and does not begin with an underscore."""
     own = (name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__)
-    return list(getattr(module, "__all__", None) or (name for name in own if name[0] != "_"))
+    return list(getattr(module, "__all__", (name for name in own if name[0] != "_")))
 
 
 def _inside(module: str) -> list[str]:

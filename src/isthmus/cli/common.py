@@ -15,6 +15,8 @@ from isthmus.errors import InputError
 if TYPE_CHECKING:
     from isthmus.store import Fitted
 
+__all__: list[str] = []  # verbs are typed, not called
+
 ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # of the running command line
 
 app = typer.Typer(

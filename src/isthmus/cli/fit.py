@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from isthmus.recipe import Recipe
     from isthmus.store import Fitted
 
+__all__: list[str] = []  # verbs are typed, not called
+
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 

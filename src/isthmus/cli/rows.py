@@ -29,6 +29,8 @@ from isthmus.errors import InputError
 if TYPE_CHECKING:
     from isthmus.store import Fitted
 
+__all__: list[str] = []  # verbs are typed, not called
+
 
 @app.command(epilog="Example: isthmus score model new.csv -o scores.csv, or: isthmus score model big -o scores")
 def score(

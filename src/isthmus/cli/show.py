@@ -24,6 +24,8 @@ from isthmus.cli.common import (
 )
 from isthmus.errors import InputError
 
+__all__: list[str] = []  # verbs are typed, not called
+
 
 @app.command(epilog="Example: isthmus evaluate model held_out.csv --json")
 def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False, strict: Strict = False) -> None:
