@@ -21,6 +21,7 @@ from isthmus.training import batches as batches_module
 from isthmus.training.batches import LongBatches
 from isthmus.training.plan import Plan
 from longtables import SIZES, long_table, write_parts
+from test_tables import fails
 
 QUICK = Recipe().update(
     flow={"latent_dim": 2},
@@ -232,17 +233,6 @@ def test_a_fingerprint_tells_files_apart(tmp_path, frame):
     write_table(frame[::-1], folder / "1.parquet")
     after = Parquet.open(folder).fingerprint()
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, True]
-
-
-def fails(call, *fragments):
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert message.isprintable()
-    assert message.startswith("expected ")
-    assert message.count("; ") == 2
-    for fragment in fragments:
-        assert fragment in message, message
 
 
 # --------------------------------------------------------------------------------------------------- training

@@ -364,6 +364,7 @@ def _choose(recipe: Recipe, data: Split, run_dir: Path | None) -> tuple[Flow, tu
     """The untrained flow, and the curve that chose its latent dimension where the recipe leaves that open."""
 
     def build(latent_dim: int) -> Flow:
+        """An untrained flow of this latent dimension."""
         return _build(recipe, data.train, latent_dim)
 
     if asked := _asked(recipe, data):

@@ -58,6 +58,7 @@ class _Record:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type[_Record]:
+        """An inert class for each name that a frame needs; any other is refused."""
         if f"{module}.{name}" not in _NAMES:
             raise pickle.UnpicklingError(f"the name {module}.{name}, which no frame needs")
         return type("_Record", (_Record,), {})  # a new one each time: a pickle can change the classes it is given

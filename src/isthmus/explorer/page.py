@@ -152,6 +152,7 @@ class Page:
 
     def _listen(self, model: Any, changed: Callable[[Any], None], on: str = "value") -> None:
         def heard(_attribute: str, _old: Any, new: Any) -> None:
+            """A visitor's change, not one of the page's own."""
             if not self._quiet:
                 with self._told():
                     changed(new)
@@ -160,6 +161,7 @@ class Page:
 
     def _add_button(self, name: str, label: str, pressed: Callable[[], None]) -> None:
         def heard() -> None:
+            """A visitor's press of the button."""
             with self._told():
                 pressed()
 

@@ -122,6 +122,7 @@ class _Token(AuthProvider):
         """Bokeh awaits it before every answer."""
 
         async def user(handler: RequestHandler) -> str:
+            """Whoever brings the token."""
             _check(handler, self._token)
             return "visitor"
 

@@ -66,6 +66,7 @@ def _interruptible(trainee: Trainee) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
 
     def wait(*_: Any) -> None:
+        """Heed the first Ctrl-C at the end of the step."""
         signal.signal(signal.SIGINT, handler)
         trainee.interrupted = True
 
