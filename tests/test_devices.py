@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from isthmus import Recipe
 from isthmus.columns import Columns
@@ -63,6 +64,30 @@ def test_two_processes_share_an_epoch_of_a_stream_and_hand_back_what_came_of_it(
     assert log["step"].tolist() == [0, 2, 4, 6]
     assert (tmp_path / "run" / "checkpoint.ckpt").exists()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_two_processes_go_on_as_if_they_had_never_stopped(tmp_path):
+    """With noise and probes that each process draws of its own: rows are zero, so that what it sees is its noise."""
+    x = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(0))
+    x[:200] = 0
+    settings = TrainingRecipe(max_steps=STEPS, batch_size=SIZE, noise=0.1, devices=2, validations=3, keep="last")
+
+    def trained(run_dir, broken=None):
+        torch.manual_seed(0)
+        flow = FreeFormFlow(*mlp_pair(3, 2, width=8), data_dim=3, latent_dim=2)
+        objective = Watched(tmp_path, broken=broken)
+        history = train(flow, objective, Rows(x[:200]), Rows(x[200:]), settings=settings, seed=3, run_dir=run_dir)
+        return flow.state_dict(), history
+
+    whole, history = trained(None)
+    first, second = (seen(tmp_path, 0, rank)["x"] for rank in range(2))
+    assert not torch.isclose(first, second).any()
+    with pytest.raises(ProcessRaisedException, match="broken"):
+        trained(tmp_path / "run", broken=STEPS - 1)
+    again, other = trained(tmp_path / "run")
+    assert 0 < other.earlier < other.seconds
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+    assert [row["reconstruction"] for row in other.rows] == [row["reconstruction"] for row in history.rows]
 
 
 def test_fewer_rows_than_devices_are_refused():

@@ -9,13 +9,18 @@ from isthmus.objective import FreeForm
 
 
 class Watched(FreeForm):
-    """For each step a file of the batch, the weights, and the gradient that the step before was made with."""
+    """For each step a file of the batch, the weights, and the gradient that the step before was made with.
 
-    def __init__(self, folder, **options):
+    At the step `broken` every process fails.
+    """
+
+    def __init__(self, folder, *, broken=None, **options):
         super().__init__(**options)
-        self.folder, self.step = folder, 0
+        self.folder, self.broken, self.step = folder, broken, 0
 
     def __call__(self, flow, x, c=None, weight=1.0):
+        if self.step == self.broken:
+            raise ArithmeticError("broken")
         rank = distributed.get_rank() if distributed.is_initialized() else 0
         parameters = [p for p in flow.parameters() if p.requires_grad]
         gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

@@ -11,8 +11,8 @@ where saving takes more than a hundredth of the time. Taken up from there it end
 a CPU, as if it had never been interrupted: a checkpoint holds the optimiser, the schedule, the random state and the
 place in the order of the rows.
 
-On several devices each has its share of every batch, and the gradient is the mean over all; noise and probes are drawn
-apart. A training that is taken up there draws them afresh.
+On several devices each has its share of every batch, and the gradient is the mean over all; each draws noise and probes
+of its own.
 """
 
 import copy

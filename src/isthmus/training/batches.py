@@ -84,6 +84,22 @@ class Split:
         return len(self.train.x) if self.long is None else len(self.long)
 
 
+def mixed_seed(*numbers: int) -> int:
+    """A seed that follows from several numbers, of 32 bits: of a larger one a CPU's generator takes no notice.
+
+    Args:
+        numbers: any, none below 0.
+
+    Returns:
+        From 0 to 2^32 - 1.
+
+    Example:
+        >>> mixed_seed(0, 1) != mixed_seed(1, 0)
+        True
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 class Batches(IterableDataset):
     """`steps` batches of rows, in one random order an epoch; a rest shorter than a batch is left out.
 
@@ -173,7 +189,7 @@ class LongBatches(IterableDataset):
         (rank, ranks), worker = _place(), get_worker_info()
         own, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         shard, shards = rank * workers + own, ranks * workers
-        generator = torch.Generator().manual_seed((self.seed << 20) + shard)
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, shard))
         batches = self._cut(self._blocks(shard, shards), max(1, self.size // ranks))
         for step in range(own, self.steps, workers):
             x, c = next(batches)

@@ -19,7 +19,7 @@ from isthmus.recipe import TrainingRecipe
 from isthmus.refit import Rows
 from isthmus.runs import CHECKPOINT, writing
 from isthmus.store import append_row
-from isthmus.training.batches import Batch
+from isthmus.training.batches import Batch, mixed_seed
 from isthmus.training.checkpoint import random_state, set_random_state
 from isthmus.training.judging import Row, noise_sigma, scores
 from isthmus.training.plan import Plan, one_cycle
@@ -127,17 +127,19 @@ class Trainee(lightning.LightningModule):
         if self.plan.compile:
             same_random_numbers: dict[str, Any] = {"fallback_random": True}
             self.compiled = torch.compile(self._step, fullgraph=True, options=same_random_numbers)
-        if self.trainer.world_size > 1:  # each process draws its own noise and probes
-            torch.manual_seed(self.seed + (self.trainer.global_rank << 32) + (self.trainer.global_step << 40))
         self.saved = time.monotonic()
         self.held_out = self.held_out.to(self.device)
         if self.random_state:
-            if self.trainer.world_size == 1:
-                set_random_state(self.random_state, self.device)
+            set_random_state(self.random_state, self.device)
             self.trainer.should_stop = self.over
             return
         self.started = time.monotonic()
         self._validate()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Of several processes each draws noise and probes of its own, the same for a step wherever training began."""
+        if self.trainer.world_size > 1:
+            torch.manual_seed(mixed_seed(self.seed, self.trainer.global_rank, self.trainer.global_step))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know of."""

@@ -1,15 +1,20 @@
-"""`kill -9` of a fit, again and again, at random times and at the worst moments; the model in the end is the same."""
+"""What stops a fit: `kill -9`, at random times and at the worst moments, and a disk that is full."""
 
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
+import pytest
 from sklearn.datasets import load_breast_cancer
+
+from isthmus import load
 
 FIT = ("fit", "table.csv", "-o", "model", "--no-report", "--seed", "1")
 SETTINGS = (
@@ -123,3 +128,63 @@ def test_a_killed_fit_goes_on_to_the_same_model(tmp_path, times, tally):
     promise = "a fit killed by `kill -9` and resumed, however often, writes the same model.safetensors byte for byte"
     tally("Crash and resume", promise, killed, kept, moments=len(moments))
     assert kept == killed
+
+
+# Runs a command with a small disk of its own mounted at a folder, which nobody else sees; keeps what it left there.
+ALONE = """
+folder, size, kept = sys.argv[1:4]
+subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", folder], check=True)
+for name in os.listdir("model"):
+    os.makedirs(f"{folder}/model", exist_ok=True)
+    shutil.copy(f"model/{name}", f"{folder}/model")
+code = subprocess.run([sys.executable, "-m", "isthmus.cli", *sys.argv[4:]]).returncode
+shutil.copytree(folder, kept)
+sys.exit(code)
+"""
+QUICK = ("flow.latent_dim=2", "columns.heavy_tails=false")
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+def command(arguments, folder):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def isthmus(*arguments, folder, inside=()):
+    program = ["-c", "import os, shutil, subprocess, sys" + ALONE, *inside] if inside else ["-m", "isthmus.cli"]
+    return command([*(NAMESPACE if inside else []), sys.executable, *program, *arguments], folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A table, a model of it, and a place to mount a disk."""
+    folder = in_folder(tmp_path / "here")
+    (folder / "disk").mkdir()
+    mounted = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "disk"]
+    if shutil.which("unshare") is None or command(mounted, folder).returncode:
+        pytest.skip("no disk can be mounted in a namespace of its own here")
+    return folder
+
+
+def test_a_full_disk_keeps_the_model_that_was_there(folder, times, tally):
+    settings = [word for setting in (*SETTINGS, *QUICK) for word in ("--set", setting)]
+    first, second = ([*FIT[:-1], seed, *settings, "--force"] for seed in ("1", "2"))
+    assert isthmus(*second, folder=folder).returncode == 0
+    new = (folder / "model" / "model.safetensors").read_bytes()
+    assert isthmus(*first, folder=folder).returncode == 0
+    old = (folder / "model" / "model.safetensors").read_bytes()
+    room = sum(-(-path.stat().st_size // 4096) * 4 for path in (folder / "model").iterdir())  # KiB
+    second[3] = "disk/model"
+    tried, kept, full = times(2, 20), 0, 0
+    for number, size in enumerate(np.linspace(room + 8, 8 * room, tried).astype(int)):
+        done = isthmus(*second, folder=folder, inside=("disk", str(size), f"kept{number}"))
+        model = folder / f"kept{number}" / "model"
+        load(model)
+        ended = (model / "model.safetensors").read_bytes(), done.returncode
+        full += done.returncode == 2
+        one_line = done.stderr.count("\n") == 1 and "No space left on device" in done.stderr
+        kept += ended == (new, 0) or (ended == (old, 2) and one_line)
+    promise = "where a disk becomes full during a fit one line says so, and the model that was there stays"
+    tally("Crash and resume", promise, tried, kept, full=full)
+    assert kept == tried
+    assert full
