@@ -123,6 +123,18 @@ def test_a_flow_latent_beats_the_gaussian_it_starts_from():
     assert value > float(gaussian) + 0.2
 
 
+def test_a_flow_latent_does_not_care_for_the_units_of_the_codes():
+    """The splines bend [-5, 5] alone, and the codes of a plain autoencoder lie anywhere."""
+    torch.manual_seed(1)
+    z = randn(1_500, 2)
+    z = torch.stack([z[:, 0], 0.5 * z[:, 1] + z[:, 0].square() - 1], 1)
+    scale, shift = torch.tensor([40.0, 0.01]).double(), torch.tensor([300.0, -2.0]).double()
+    near, far = (fit_flow(codes, transforms=2, width=32, steps=300)() for codes in (z, z * scale + shift))
+    expected = near.log_prob(z) - scale.log().sum()
+    torch.testing.assert_close(far.log_prob(z * scale + shift), expected, rtol=1e-2, atol=1e-2)
+    assert bool(((far.sample((500,)) - shift) / scale).abs().max() < 10)
+
+
 def test_a_wrong_kind_is_refused_by_name():
     with pytest.raises(InputError, match="density"):
         Recipe.parse("density: {latent: mixtures}")

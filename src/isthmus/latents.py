@@ -14,9 +14,9 @@ import zuko
 from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Chi2, Distribution, MultivariateNormal, constraints
+from torch.distributions import AffineTransform, Chi2, Distribution, MultivariateNormal, Transform, constraints
 from zuko.distributions import DiagNormal, Mixture
-from zuko.lazy import LazyDistribution, UnconditionalDistribution
+from zuko.lazy import Flow, LazyDistribution, UnconditionalDistribution, UnconditionalTransform
 
 from isthmus.errors import InputError
 
@@ -128,15 +128,22 @@ def mixture(dim: int, context_dim: int = 0, *, components: Annotated[int, Ge(1)]
 
 
 def flow(
-    dim: int, context_dim: int = 0, *, transforms: Annotated[int, Ge(1)] = 3, width: Annotated[int, Ge(1)] = 64
+    dim: int,
+    context_dim: int = 0,
+    *,
+    transforms: Annotated[int, Ge(1)] = 3,
+    width: Annotated[int, Ge(1)] = 64,
+    standardised: bool = False,
 ) -> LazyDistribution:
-    """A neural spline flow on R^d from zuko, learnt; conditional where there is a context.
+    """A neural spline flow on R^d from zuko, learnt; conditional where there is a context. It bends [-5, 5] alone.
 
     Args:
         dim: d.
         context_dim: length of the context, 0 for none.
         transforms: number of autoregressive spline layers, >= 1.
         width: width of the two hidden layers of each.
+        standardised: whether codes are standardised first, by the buffers `mean` (d,) and `deviation` (d,) of the first
+            transform, which are set by `isthmus.refit`.
 
     Returns:
         A lazy distribution with parameters.
@@ -148,7 +155,15 @@ def flow(
         >>> flow(2)().event_shape
         torch.Size([2])
     """
-    return zuko.flows.NSF(dim, context_dim, transforms=transforms, hidden_features=(width, width), activation=nn.SiLU)
+    nsf = zuko.flows.NSF(dim, context_dim, transforms=transforms, hidden_features=(width, width), activation=nn.SiLU)
+    if not standardised:
+        return nsf
+    first = UnconditionalTransform(_standardise, mean=torch.zeros(dim), deviation=torch.ones(dim), buffer=True)
+    return Flow([first, *nsf.transform.transforms], nsf.base)
+
+
+def _standardise(mean: Tensor, deviation: Tensor) -> Transform:
+    return AffineTransform(-mean / deviation, 1 / deviation, event_dim=1)
 
 
 LATENTS: dict[str, Callable[..., LazyDistribution]] = {

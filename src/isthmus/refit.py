@@ -45,6 +45,7 @@ _HELD_OUT_ROWS, _HELD_OUT_CODES = 1_000, 10_000
 _LARGEST_COVARIANCE = 128  # columns; above, low rank only
 _LEAST_VARIANCE = 1e-6  # of the noise in any direction: a thousandth of a column's standard deviation
 _FLOW_STEPS, _FLOW_BATCH, _FLOW_RATE = 200, 256, 4e-3
+_LEAST_DEVIATION = 1e-6  # of codes, which a flow is fitted to in their units
 _FLOW_WITHIN = 1.0  # nats that isotropic noise may be behind for a flow, which knows no other, to be tried
 _REFINED = 3  # pairs of latent and noise whose numbers are tried out
 
@@ -167,10 +168,10 @@ def fit_flow(
     steps: int = _FLOW_STEPS,
     seed: int = 0,
 ) -> LazyDistribution:
-    """A neural spline flow (zuko) fitted to standardised codes by maximum likelihood, conditional where c is given.
+    """A neural spline flow (zuko) fitted to codes by maximum likelihood, conditional where c is given.
 
     Args:
-        z: codes, (n, d), near standard normal: the domain of the splines is [-5, 5].
+        z: codes, (n, d), in any units.
         c: context, (n, C), or None.
         transforms: number of spline layers.
         width: width of their hidden layers.
@@ -178,7 +179,7 @@ def fit_flow(
         seed: of the initialisation and the batches; the global random state is left as it was.
 
     Returns:
-        A `isthmus.latents.flow`, in the precision of z.
+        A `isthmus.latents.flow` with `standardised`, in the precision of z.
 
     Example:
         >>> fit_flow(torch.randn(64, 2), transforms=1, width=8)().log_prob(torch.zeros(2)).shape
@@ -187,7 +188,11 @@ def fit_flow(
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         rows, context = z.float(), None if c is None else c.float()
-        lazy = latents.flow(z.shape[1], 0 if c is None else c.shape[1], transforms=transforms, width=width)
+        size = z.shape[1], 0 if c is None else c.shape[1]
+        lazy = latents.flow(*size, transforms=transforms, width=width, standardised=True)
+        first: Any = lazy.transform.transforms[0]
+        first.mean.copy_(z.mean(0))
+        first.deviation.copy_(z.std(0, correction=0).clamp_min(_LEAST_DEVIATION))
         optimizer = torch.optim.Adam(lazy.parameters(), _FLOW_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
@@ -228,7 +233,7 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe
         tried += trial.of_latent(latent, lazy, choice)
     if choice.latent == "flow" or (choice.latent == "auto" and _isotropic_suffices(tried)):
         lazy = fit_flow(trial.z, train.c, steps=choice.flow_steps, seed=seed)
-        tried += trial.of_latent(Part(kind="flow"), lazy, choice)
+        tried += trial.of_latent(Part(kind="flow", standardised=True), lazy, choice)
     for candidate in sorted(tried, key=lambda c: -c.value)[:_REFINED]:
         tried += trial.refine(candidate)
     best = max(tried, key=lambda c: c.value)
