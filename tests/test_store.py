@@ -212,6 +212,24 @@ def test_numbers_that_no_model_has_are_refused(what, fitted, tmp_path):
         load(damaged(fitted, tmp_path, lambda record: None, [UNSOUND[what]]))
 
 
+@pytest.mark.parametrize(
+    ("latent", "scale"),
+    [
+        ("as trained", "_1"),
+        ("flow", "base.scale"),
+        ("flow", "transform.transforms.0.scale"),
+        ("gaussian", "scale_tril"),
+    ],
+)
+def test_a_latent_density_without_extent_is_refused(latent, scale, tmp_path):
+    recipe = Recipe().update(
+        flow={"latent_dim": 1}, training={"max_steps": 2}, density={"latent": latent, "flow_steps": 2}
+    )
+    folder = damaged(fit(ROWS, recipe=recipe), tmp_path, lambda record: None, [(f"ambient.flow.latent.{scale}", 0.0)])
+    with pytest.raises(InputError, match="damaged"):
+        load(folder)
+
+
 HUGE = {
     "width": lambda r: r["recipe"]["flow"]["network"].update(width=10**6),
     "depth": lambda r: r["recipe"]["flow"]["network"].update(depth=10**12),

@@ -516,6 +516,15 @@ def test_an_array_that_is_not_what_its_header_says_is_refused_before_room_is_mad
         fails(lambda: read_table(tmp_path / "t.npz"), "t.npz")
 
 
+def test_an_encrypted_archive_says_so(tmp_path):
+    np.savez(tmp_path / "t.npz", X=np.zeros((2, 2)))
+    content = bytearray((tmp_path / "t.npz").read_bytes())
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(start) + flags] |= 1
+    (tmp_path / "t.npz").write_bytes(content)
+    fails(lambda: read_table(tmp_path / "t.npz"), "t.npz", "encrypted")
+
+
 def test_an_archive_of_other_files_is_no_table(tmp_path):
     for members in ({"a.txt": b"hello"}, {"a.txt": b"hello", "b.txt": b"you"}):
         with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:

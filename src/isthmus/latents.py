@@ -133,7 +133,7 @@ def flow(
     *,
     transforms: Annotated[int, Ge(1)] = 3,
     width: Annotated[int, Ge(1)] = 64,
-    standardised: bool = False,
+    scaled: bool = False,
 ) -> LazyDistribution:
     """A neural spline flow on R^d from zuko, learnt; conditional where there is a context. It bends [-5, 5] alone.
 
@@ -142,8 +142,8 @@ def flow(
         context_dim: length of the context, 0 for none.
         transforms: number of autoregressive spline layers, >= 1.
         width: width of the two hidden layers of each.
-        standardised: whether codes are standardised first, by the buffers `mean` (d,) and `deviation` (d,) of the first
-            transform, which are set by `isthmus.refit`.
+        scaled: whether codes are shifted and scaled first, into the reach of the splines, by the buffers `centre` (d,)
+            and `scale` (d,) of the first transform, which `isthmus.refit` sets.
 
     Returns:
         A lazy distribution with parameters.
@@ -156,14 +156,14 @@ def flow(
         torch.Size([2])
     """
     nsf = zuko.flows.NSF(dim, context_dim, transforms=transforms, hidden_features=(width, width), activation=nn.SiLU)
-    if not standardised:
+    if not scaled:
         return nsf
-    first = UnconditionalTransform(_standardise, mean=torch.zeros(dim), deviation=torch.ones(dim), buffer=True)
+    first = UnconditionalTransform(_scale, centre=torch.zeros(dim), scale=torch.ones(dim), buffer=True)
     return Flow([first, *nsf.transform.transforms], nsf.base)
 
 
-def _standardise(mean: Tensor, deviation: Tensor) -> Transform:
-    return AffineTransform(-mean / deviation, 1 / deviation, event_dim=1)
+def _scale(centre: Tensor, scale: Tensor) -> Transform:
+    return AffineTransform(-centre / scale, 1 / scale, event_dim=1)
 
 
 LATENTS: dict[str, Callable[..., LazyDistribution]] = {

@@ -45,7 +45,7 @@ _HELD_OUT_ROWS, _HELD_OUT_CODES = 1_000, 10_000
 _LARGEST_COVARIANCE = 128  # columns; above, low rank only
 _LEAST_VARIANCE = 1e-6  # of the noise in any direction: a thousandth of a column's standard deviation
 _FLOW_STEPS, _FLOW_BATCH, _FLOW_RATE = 200, 256, 4e-3
-_LEAST_DEVIATION = 1e-6  # of codes, which a flow is fitted to in their units
+_LEAST_SCALE = 1e-6  # of codes that a flow is fitted to
 _FLOW_WITHIN = 1.0  # nats that isotropic noise may be behind for a flow, which knows no other, to be tried
 _REFINED = 3  # pairs of latent and noise whose numbers are tried out
 
@@ -179,7 +179,7 @@ def fit_flow(
         seed: of the initialisation and the batches; the global random state is left as it was.
 
     Returns:
-        A `isthmus.latents.flow` with `standardised`, in the precision of z.
+        A `isthmus.latents.flow`, `scaled` so that its splines reach the farthest code, in the precision of z.
 
     Example:
         >>> fit_flow(torch.randn(64, 2), transforms=1, width=8)().log_prob(torch.zeros(2)).shape
@@ -189,10 +189,8 @@ def fit_flow(
         torch.manual_seed(seed)
         rows, context = z.float(), None if c is None else c.float()
         size = z.shape[1], 0 if c is None else c.shape[1]
-        lazy = latents.flow(*size, transforms=transforms, width=width, standardised=True)
-        first: Any = lazy.transform.transforms[0]
-        first.mean.copy_(z.mean(0))
-        first.deviation.copy_(z.std(0, correction=0).clamp_min(_LEAST_DEVIATION))
+        lazy = latents.flow(*size, transforms=transforms, width=width, scaled=True)
+        _reach(lazy, z)
         optimizer = torch.optim.Adam(lazy.parameters(), _FLOW_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
@@ -204,6 +202,15 @@ def fit_flow(
             optimizer.step()
             schedule.step()
     return lazy.to(z.dtype).requires_grad_(requires_grad=False)
+
+
+def _reach(lazy: Any, z: Float[Tensor, "n d"]) -> None:
+    """Let splines, which bend [-5, 5] alone, bend wherever there are codes, and begin with codes of unit variance."""
+    centre = z.mean(0)
+    scale = torch.maximum(z.std(0, correction=0), (z - centre).abs().amax(0) / 5)
+    first = lazy.transform.transforms[0]
+    first.centre.copy_(centre)
+    first.scale.copy_(scale.clamp_min(_LEAST_SCALE))
 
 
 def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe, *, seed: int = 0) -> Refit:
@@ -233,7 +240,7 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe
         tried += trial.of_latent(latent, lazy, choice)
     if choice.latent == "flow" or (choice.latent == "auto" and _isotropic_suffices(tried)):
         lazy = fit_flow(trial.z, train.c, steps=choice.flow_steps, seed=seed)
-        tried += trial.of_latent(Part(kind="flow", standardised=True), lazy, choice)
+        tried += trial.of_latent(Part(kind="flow", scaled=True), lazy, choice)
     for candidate in sorted(tried, key=lambda c: -c.value)[:_REFINED]:
         tried += trial.refine(candidate)
     best = max(tried, key=lambda c: c.value)

@@ -208,9 +208,10 @@ if __name__ == "__main__":
         folder = Path(sys.argv[1], str(devices))
         folder.mkdir()
         settings = TrainingRecipe(
-            max_steps=steps, batch_size=64, noise=0, precision="64-true", devices=devices, gradient_clip=None
+            max_steps=steps, batch_size=64, noise=0, precision="64-true", devices=devices, gradient_clip=None, warm_up=0
         )
-        train(flow, Watched(folder, beta=10.0, K=2), Rows(x[:300]), Rows(x[300:]), settings=settings)
+        objective = Watched(folder, beta=10.0, surrogate="encoder", K=2)
+        train(flow, objective, Rows(x[:300]), Rows(x[300:]), settings=settings)
     for step in range(1, steps):
         one, first, second = seen(folder.parent / "1", step), seen(folder, step), seen(folder, step, 1)
         assert torch.equal(torch.cat([first["x"], second["x"]]).sort(0).values, one["x"].sort(0).values)

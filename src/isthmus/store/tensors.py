@@ -30,7 +30,8 @@ _COUNT = 1_000  # of layers, components and the like, in any case
 _TYPES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}
 
 _POSITIVE = {f"{of}.{name}" for of in ("columns", "context_columns") for name in ("scale", "width")} | {
-    f"ambient.noise.{name}" for name in ("sigma", "scale", "spread")
+    *(f"ambient.noise.{name}" for name in ("sigma", "scale", "spread")),
+    *(f"ambient.flow.latent.{name}" for name in ("_1", "base.scale", "transform.transforms.0.scale")),
 }
 _CHOLESKY = {"ambient.flow.latent.scale_tril", "ambient.noise.scale_tril"}
 _MAY_BE_INFINITE = {f"{of}.{name}" for of in ("columns", "context_columns") for name in ("low", "high")}

@@ -29,6 +29,7 @@ from isthmus.errors import InputError
 _ARRAY_KINDS = "biufcmMSU"
 _LONGEST_HEADER = 1 << 16  # bytes of an array's header; NumPy refuses those above 10,000
 _MOST_DEFLATED = 1032  # bytes that deflate makes of one
+_ENCRYPTED = 1  # flag of an archive's member
 
 
 def plain(table: pa.Table) -> pa.Table:
@@ -106,6 +107,8 @@ def _read_numpy(path: Path) -> pd.DataFrame:
             return _array_to_frame(np.load(file, allow_pickle=False))
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
+                if member.flag_bits & _ENCRYPTED:
+                    raise ValueError("an encrypted archive: write it without a password")
                 with archive.open(member) as stream:
                     head = stream.read(_LONGEST_HEADER)
                     _check_array(head, min(member.file_size, _MOST_DEFLATED * (member.compress_size + 1)))
