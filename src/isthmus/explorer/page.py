@@ -86,7 +86,8 @@ class Page:
         self._choose_share(_SHARE)
         self.choose(0)
         self._choose_ends()
-        document.theme = Theme(json={"attrs": {"StyledElement": {"stylesheets": [InlineStyleSheet(css=_text("widgets.css"))]}}})
+        style = InlineStyleSheet(css=_text("widgets.css"))
+        document.theme = Theme(json={"attrs": {"StyledElement": {"stylesheets": [style]}}})  # of whatever is drawn
         with document.models.freeze():  # or each root would have all of them counted anew
             for root in self._roots:
                 document.add_root(root)

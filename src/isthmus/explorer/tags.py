@@ -114,8 +114,9 @@ def scale(colors: Sequence[str], title: str, labels: Iterable[float]) -> str:
         labels: numbers evenly spaced from the lowest to the highest, both included.
 
     Example:
-        >>> scale(["#000000", "#ffffff"], "height (m)", [0.0, 2.0])
-        '<div class="scale"><p>height (m)</p><i style="background:linear-gradient(90deg,#000000,#ffffff)"></i><p><span>0</span><span>2</span></p></div>'
+        >>> scale(["#000000", "#ffffff"], "height (m)", [0.0, 2.0]).partition("</i>")
+        ('<div class="scale"><p>height (m)</p><i style="background:linear-gradient(90deg,#000000,#ffffff)">', '</i>',
+        '<p><span>0</span><span>2</span></p></div>')
     """
     words = "".join(f"<span>{number(label)}</span>" for label in labels)
     gradient = f'<i style="background:linear-gradient(90deg,{",".join(colors)})"></i>'

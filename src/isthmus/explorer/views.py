@@ -111,7 +111,8 @@ class Map:
             cross = {"size": 15, "marker": "x", "line_width": 3 + halo}
             plot.scatter("x", "y", source=self._overlays["code"], line_color=color, **cross)
         scores = [("row", "@row"), ("log density", "@density{0,0.00} nats"), ("error", "@error{0,0.00}")]
-        plot.add_tools(HoverTool(renderers=[dots], tooltips=[*scores, ("colour", "@shown")], description="Values", limit=1))
+        scores.append(("colour", "@shown"))
+        plot.add_tools(HoverTool(renderers=[dots], tooltips=scores, description="Values", limit=1))
         plot.add_tools(TapTool(renderers=[dots]))
         return plot
 
