@@ -96,8 +96,8 @@ plt.show()
 # ----------
 #
 # One page that holds all of this and more: ``isthmus report MODEL TABLE``. `The report on this model
-# <../../report.html>`__ was written by these lines. Its rows are drawn as images since its networks know their size; for
-# others say ``--image 8x8``.
+# <../../report.html>`__ was written by these lines. Rows are drawn as images since the networks know their size; for
+# other networks say ``--image 8x8``.
 
 from pathlib import Path
 

@@ -57,9 +57,7 @@ def report_model(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default report.html in MODEL.")
     ] = None,
-    image: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Draw rows as images of this size; by default as the networks do.")
-    ] = None,
+    image: Annotated[str | None, typer.Option(metavar="HxW", help="Draw rows as images of this size.")] = None,
 ) -> None:
     """One HTML page on a model: whether it can be trusted, what was learned, and figures.
 
