@@ -104,6 +104,17 @@ def test_figures_on_the_first_pages_are_those_of_the_results():
         assert "| digits |" in page.read_text()
 
 
+def test_the_sentence_before_the_figures_counts_them():
+    text = (DOCS / "index.md").read_text()
+    table = text[text.index("<!-- numbers -->") : text.index("<!-- end -->")]
+    values = [[float(mean) for mean in re.findall(r"(-?[\d.]+) ±", line)] for line in table.splitlines()[3:]]
+    above = [sum(own > row[j] for own, *row in values) for j in range(4)]
+    words = "of probabilistic PCA and of an autoencoder on all ten, of a\nGaussian mixture on nine, and of a neural"
+    assert (len(values), above) == (10, [10, 9, 10, 6])  # PCA, Gaussian mixture, autoencoder, spline flow
+    assert words in text
+    assert "on six" in text
+
+
 def anchors(page):
     """Where a link into a page of Markdown may lead: its labels, and its headings as GitHub and MyST name them."""
     text = page.read_text()
