@@ -106,9 +106,9 @@ class Map:
             plot.line(
                 "x", "y", source=self._overlays["path"], line_color=color, line_width=2 + halo, line_dash="dashed"
             )
-            ring = {"size": size + 9, "fill_color": None, "line_width": 2.5 + halo}
+            ring: dict[str, Any] = {"size": size + 9, "fill_color": None, "line_width": 2.5 + halo}
             plot.scatter("x", "y", source=self._overlays["chosen"], line_color=color, **ring)
-            cross = {"size": 15, "marker": "x", "line_width": 3 + halo}
+            cross: dict[str, Any] = {"size": 15, "marker": "x", "line_width": 3 + halo}
             plot.scatter("x", "y", source=self._overlays["code"], line_color=color, **cross)
         scores = [("row", "@row"), ("log density", "@density{0,0.00} nats"), ("error", "@error{0,0.00}")]
         scores.append(("colour", "@shown"))
