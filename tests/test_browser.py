@@ -1,4 +1,5 @@
-"""The pages as a person has them, in a real browser: they load nothing from elsewhere, work, and are laid out whole.
+"""The pages as a person has them, in a real browser: they load nothing from elsewhere, work, are laid out whole and
+legible, on a light and on a dark screen.
 
 `make browser` installs a Chromium; where none can be had these tests are skipped. Screenshots go to build/screenshots.
 """
@@ -6,6 +7,7 @@
 import dataclasses
 import functools
 import http.server
+import io
 import os
 import re
 import shutil
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from explorations import NASTY, digits, fitted_to, mixed, serving
@@ -24,6 +27,8 @@ from isthmus.explorer import explore, tags
 SHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = (1280, 390)
+SCHEMES = ("light", "dark")
+LEAST_CONTRAST = 4.5  # of text, by the guidelines for accessible pages (WCAG 2.2, level AA)
 
 # Elements that a person reads or presses, through all shadow roots: where they are, and whether their text is cut.
 LAYOUT = """() => {
@@ -41,6 +46,37 @@ LAYOUT = """() => {
     }
   };
   visit(document);
+  return found;
+}"""
+
+# Contrast of each piece of text with what lies behind it, through all shadow roots.
+CONTRAST = """() => {
+  const found = [];
+  const rgba = color => (color.match(/[0-9.]+/g) || [0, 0, 0, 0]).map(Number).concat(1).slice(0, 4);
+  const linear = v => v / 255 > .04045 ? ((v / 255 + .055) / 1.055) ** 2.4 : v / 255 / 12.92;
+  const light = color => {
+    const [r, g, b] = rgba(color).map(linear);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const behind = node => {
+    for (; node; node = node.parentElement || node.getRootNode().host) {
+      const color = getComputedStyle(node).backgroundColor;
+      if (rgba(color)[3] > .99) return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const visit = root => {
+    for (const node of root.querySelectorAll("*")) {
+      if (node.shadowRoot) visit(node.shadowRoot);
+      const own = [...node.childNodes].some(child => child.nodeType == 3 && child.textContent.trim());
+      const box = node.getBoundingClientRect(), style = getComputedStyle(node);
+      if (!(own || node.matches("input, select")) || !box.width || !box.height || node.matches("option")) continue;
+      const color = node.closest("svg") ? style.fill : style.color;
+      const [a, b] = [light(color), light(behind(node))].sort((x, y) => y - x);
+      found.push({text: (node.textContent || node.value).trim().slice(0, 40), color, ratio: (a + .05) / (b + .05)});
+    }
+  };
+  visit(document.body);
   return found;
 }"""
 
@@ -84,8 +120,8 @@ def visit(browser):
     """Opens an address in a window of a width."""
     contexts = []
 
-    def open_page(url, width=1280):
-        context = browser.new_context(viewport={"width": width, "height": 900})
+    def open_page(url, width=1280, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         context.set_default_timeout(120_000)  # a busy machine is no fault of the page's
         contexts.append(context)
         page = context.new_page()
@@ -106,8 +142,8 @@ def visit(browser):
 def explorer(visit, address):
     """The explorer, its first row shown."""
 
-    def open_page(width=1280):
-        visited = visit(address, width)
+    def open_page(width=1280, scheme="light"):
+        visited = visit(address, width, scheme)
         visited.page.get_by_text("Row 0;").wait_for()
         visited.page.wait_for_function("() => Bokeh.documents.length && Bokeh.documents[0].is_idle")
         return visited
@@ -151,7 +187,7 @@ def report_file(tmp_path_factory):
 
 
 def check_layout(page, name, width):
-    """Nothing sticks out, is cut or lies on anything else; a picture of the page is kept."""
+    """Nothing sticks out, is cut, lies on anything else or is too pale; a picture of the page is kept."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"{name}_{width}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -159,6 +195,9 @@ def check_layout(page, name, width):
     assert len(elements) > 10
     assert [e for e in elements if e["cut"] or e["box"][0] < 0 or e["box"][2] > width + 1] == []
     assert [(a, b) for i, a in enumerate(elements) for b in elements[:i] if overlap(a["box"], b["box"])] == []
+    words = page.evaluate(CONTRAST)
+    assert len(words) > 10
+    assert [word for word in words if word["ratio"] < LEAST_CONTRAST] == []
 
 
 def overlap(a, b, slack=3):
@@ -168,20 +207,32 @@ def overlap(a, b, slack=3):
     return across > slack and down > slack and not inside
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_report_opens_from_disk_alone(visit, report_file, width):
-    visited = visit(report_file.as_uri(), width)
+def test_the_report_opens_from_disk_alone(visit, report_file, width, scheme):
+    visited = visit(report_file.as_uri(), width, scheme)
     assert "Report on the model" in visited.page.inner_text("h1")
     assert visited.page.locator("svg[role=img]").count() > 5
-    check_layout(visited.page, "report", width)
+    check_layout(visited.page, f"report_{scheme}", width)
     assert visited.requests == [report_file.as_uri()]
     assert visited.complaints == []
 
 
+def test_the_report_prints_whole(visit, report_file):
+    page = visit(report_file.as_uri(), scheme="dark").page
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("nav").is_hidden()
+    assert page.locator("pre[aria-label=Recipe]").bounding_box()["height"] > 100  # the settings, closed on a screen
+    assert page.pdf(path=SHOTS / "report.pdf", format="A4").startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_explorer_loads_from_its_own_server_alone(explorer, address, width):
-    visited = explorer(width)
-    check_layout(visited.page, "explorer", width)
+def test_the_explorer_loads_from_its_own_server_alone(explorer, address, width, scheme):
+    visited = explorer(width, scheme)
+    check_layout(visited.page, f"explorer_{scheme}", width)
     own = address.partition("?")[0]
     asked = [url for url in visited.requests if not url.startswith(("data:", "blob:"))]
     assert len(asked) > 3
@@ -189,11 +240,26 @@ def test_the_explorer_loads_from_its_own_server_alone(explorer, address, width):
     assert visited.complaints == []
 
 
-def test_the_explorer_of_columns_is_laid_out_too(explorer):
-    page = explorer(390).page
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_explorer_of_columns_is_laid_out_too(explorer, scheme):
+    page = explorer(390, scheme).page
     page.get_by_label("Show rows as").select_option("columns")
     page.locator("th", has_text="pixel_63").first.wait_for(state="attached")
-    check_layout(page, "explorer_columns", 390)
+    check_layout(page, f"explorer_columns_{scheme}", 390)
+
+
+def test_the_explorer_follows_when_the_screen_turns_dark(explorer):
+    page = explorer().page
+    figure = page.locator(".bk-Figure").first
+    assert grey(figure.screenshot()) > 200
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(1000)
+    assert grey(figure.screenshot()) < 60
+
+
+def grey(screenshot):
+    """The median of its pixels."""
+    return np.median(Image.open(io.BytesIO(screenshot)).convert("L"))
 
 
 @pytest.mark.parametrize("target", [(), ("colour", "k", "missing")])

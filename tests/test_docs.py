@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import html
 import re
 import sys
 from itertools import chain
@@ -103,6 +104,17 @@ def test_figures_on_the_first_pages_are_those_of_the_results():
         assert "| digits |" in page.read_text()
 
 
+def test_the_sentence_before_the_figures_counts_them():
+    text = (DOCS / "index.md").read_text()
+    table = text[text.index("<!-- numbers -->") : text.index("<!-- end -->")]
+    values = [[float(mean) for mean in re.findall(r"(-?[\d.]+) ±", line)] for line in table.splitlines()[3:]]
+    above = [sum(own > row[j] for own, *row in values) for j in range(4)]
+    words = "of probabilistic PCA and of an autoencoder on all ten, of a\nGaussian mixture on nine, and of a neural"
+    assert (len(values), above) == (10, [10, 9, 10, 6])  # PCA, Gaussian mixture, autoencoder, spline flow
+    assert words in text
+    assert "on six" in text
+
+
 def anchors(page):
     """Where a link into a page of Markdown may lead: its labels, and its headings as GitHub and MyST name them."""
     text = page.read_text()
@@ -147,6 +159,24 @@ def test_links_of_a_tutorial_lead_somewhere(source):
         file = page_of(place, target)
         assert file.exists() or file.with_suffix(".md").exists(), target
     assert [label for label in re.findall(r":ref:`[^<`]*<([^>]+)>`", text) if label not in LABELS] == []
+
+
+def test_reports_that_pages_link_to_are_kept_or_written_by_a_tutorial():
+    written = "".join(path.read_text() for path in TUTORIALS)
+    text = written + (DOCS / "index.md").read_text()
+    names = set(re.findall(r'(?:href="|<../../)(\w+\.html)[">]', text))
+    assert names == {"report.html", "power.html"}
+    for report in names:
+        assert (DOCS / report).exists() or f'report.write(fitted, Path("{report}")' in written
+
+
+def test_the_report_on_power_is_that_of_the_commands_beside_it():
+    page = html.unescape((DOCS / "power.html").read_text())
+    assert len(page.encode()) < 1_500_000
+    assert re.search(r'(?:src|href)="(?!#|data:)', page) is None
+    commands = re.findall(r"^    (isthmus .*)$", (DOCS / "power.py").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    assert "\n".join(commands) in page
 
 
 # ------------------------------------------------------------------------------------------------------ the code runs

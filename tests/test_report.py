@@ -369,18 +369,25 @@ def test_rows_of_another_law_are_noticed(models):
         ({"surrogate": "conditional"}, {}, {"sorrenson2024", "rafae2026"}),
         ({}, {}, {"sorrenson2024", "rafae2026"}),
         ({"kind": "rectangular"}, {"kind": "rectangular"}, {"caterini2021", "dinh2017"}),
+        ({"kind": "exact"}, {}, {"sorrenson2024"}),
+        ({"kind": "reconstruction"}, {}, {"zuko"}),
+        ({"kind": "variational"}, {"kind": "variational"}, {"kingma2014"}),
+        ({"kind": "likelihood"}, {"kind": "bijective"}, {"durkan2019"}),
+        ({"kind": "likelihood"}, {"kind": "bijective", "transform": "maf"}, {"papamakarios2017"}),
+        ({"kind": "likelihood"}, {"kind": "bijective", "transform": "realnvp"}, {"dinh2017"}),
+        ({"kind": "likelihood"}, {"kind": "bijective", "transforms": 0}, {"zuko"}),
     ],
 )
 def test_the_publications_of_what_was_used_are_cited(models, objective, flow, keys):
     fitted = models(three(), ())
     record = fitted.recipe.model_dump(mode="json")
     if flow:
-        record["flow"] = {"latent_dim": 2, **flow}
+        record["flow"] = {"latent_dim": "auto" if flow["kind"] == "bijective" else 2, **flow}
     record["objective"] = {"kind": "freeform", **objective}
     recipe = isthmus.Recipe.validated(record)
     found = citations(dataclasses.replace(fitted, recipe=recipe), gather(fitted, None), baselines=False)
     cited = {key for key, entry in BIBTEX.items() if entry in found}
-    others = {"sorrenson2024", "rafae2026", "caterini2021", "dinh2017"}
+    others = {"sorrenson2024", "rafae2026", "caterini2021", "dinh2017", "kingma2014", "durkan2019", "papamakarios2017"}
     assert keys <= cited
     assert cited & others == keys & others
     assert "tipping1999" not in cited
@@ -391,6 +398,32 @@ def test_the_publications_of_what_was_used_are_cited(models, objective, flow, ke
 
 
 # ------------------------------------------------------------------------------------ files and the command line
+
+
+def test_rows_of_networks_for_images_are_drawn_as_images():
+    pixels = np.random.default_rng(0).uniform(size=(60, 64))
+    recipe = isthmus.Recipe.parse(
+        "{flow: {latent_dim: 2, network: {kind: convolutional, shape: [1, 8, 8], channels: 2}},"
+        " training: {max_steps: 2, validations: 1}, density: {latent: gaussian, noise: isotropic}}"
+    )
+    fitted = isthmus.fit(pixels, recipe=recipe)
+    page = Page(render(fitted))
+    assert "Walks along the surface, from −2 to 2 standard deviations. Mean grey value" in page.words
+    others = recipe.update(flow={"latent_dim": 2, "network": {"kind": "linear"}})
+    assert "Mean grey value" not in Page(render(dataclasses.replace(fitted, recipe=others))).words
+
+
+def test_what_happened_in_training_is_marked(models):
+    fitted = models(three(), ())
+    row = {"step": 0.0, "ambient_log_likelihood": -3.0, "reconstruction": 1.0, "beta": 1.0}
+    log = [row, row | {"step": 1, "ambient_log_likelihood": float("nan")}, row | {"step": 2, "beta": 2.0}]
+    log.append(row | {"step": 3, "ambient_log_likelihood": -9.0, "beta": 2.0})
+    metrics = fitted.metrics | {"best_step": 2, "skipped_steps": 7, "retreats": 2}
+    page = Page(render(dataclasses.replace(fitted, log=log, metrics=metrics)))
+    assert (
+        "Marked: not finite at step 1; last change of beta at step 2; largest setback at step 3; weights" in page.words
+    )
+    assert "7 steps were left out, their gradient not being finite, and 2 times it went back" in page.words
 
 
 def test_fit_writes_a_report_and_report_writes_another(tmp_path, capsys):

@@ -95,8 +95,9 @@ plt.show()
 # The report
 # ----------
 #
-# One page that holds all of this and more: ``isthmus report MODEL TABLE --image 8x8``. `The report on this model
-# <../../report.html>`__ was written by these lines.
+# One page that holds all of this and more: ``isthmus report MODEL TABLE``. `The report on this model
+# <../../report.html>`__ was written by these lines. Rows are drawn as images since the networks know their size; for
+# other networks say ``--image 8x8``.
 
 from pathlib import Path
 
@@ -105,8 +106,8 @@ import pandas as pd
 from isthmus import report
 
 save(fitted, "digits")
-report.write(fitted, Path("report.html"), pd.DataFrame(noisy), folder=Path("digits"), image="8x8")
+report.write(fitted, Path("report.html"), pd.DataFrame(noisy), folder=Path("digits"))
 
 # %%
 # To move through the latent space by hand, with every digit beside its reconstruction and its neighbours, open the
-# local page of ``isthmus explore digits TABLE --image 8x8`` (it needs ``pip install 'isthmus[explore]'``).
+# local page of ``isthmus explore digits TABLE`` (it needs ``pip install 'isthmus[explore]'``).

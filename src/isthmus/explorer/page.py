@@ -16,6 +16,7 @@ from bokeh.document import Document
 from bokeh.models import Column, ColumnDataSource, InlineStyleSheet
 from bokeh.models.ui import UIElement
 from bokeh.models.widgets import Button, DataTable, Select, Slider, Spinner, TableColumn, TextInput, Toggle
+from bokeh.themes import Theme
 from jaxtyping import Float
 
 from isthmus import scoring
@@ -75,7 +76,6 @@ class Page:
         self._axes = exploration.axes(BASES[0])
         self.row, self.code, self.given = 0, exploration.z[0], exploration.given(0)
         self.decoded, self._cut_share = exploration.x[0], _SHARE / 100
-        self._style = InlineStyleSheet(css=_text("widgets.css"))
         self._add_views()
         self._add_map_controls()
         self._add_row_controls()
@@ -86,6 +86,8 @@ class Page:
         self._choose_share(_SHARE)
         self.choose(0)
         self._choose_ends()
+        style = InlineStyleSheet(css=_text("widgets.css"))
+        document.theme = Theme(json={"attrs": {"StyledElement": {"stylesheets": [style]}}})  # of whatever is drawn
         with document.models.freeze():  # or each root would have all of them counted anew
             for root in self._roots:
                 document.add_root(root)
@@ -165,13 +167,13 @@ class Page:
             with self._told():
                 pressed()
 
-        self._add(name, Button(label=label, stylesheets=[self._style])).on_click(heard)
+        self._add(name, Button(label=label)).on_click(heard)
 
     def _add_views(self) -> None:
         names = ("message", "key", "row_title", "neighbours", "code_title", "stills", "outliers_title")
-        self._texts = {name: Text(name, self._style) for name in names}
+        self._texts = {name: Text(name) for name in names}
         self._map = Map(self._exploration, self._texts["key"])
-        self._portraits = {name: Portrait(name, self._exploration, self._style) for name in ("row", "code")}
+        self._portraits = {name: Portrait(name, self._exploration) for name in ("row", "code")}
         self._roots += [self._map.figure, *(text.model for text in self._texts.values())]
         self._roots += [model for portrait in self._portraits.values() for model in portrait.models]
 

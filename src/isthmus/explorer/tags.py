@@ -14,7 +14,7 @@ from PIL import Image
 from isthmus.data.tables.wording import one_line
 from isthmus.plots.style import number, shown
 
-__all__ = ["cell", "gallery", "key", "picture", "plain", "table"]
+__all__ = ["cell", "gallery", "key", "picture", "plain", "scale", "table"]
 
 _LONGEST_CELL = 40
 
@@ -103,6 +103,24 @@ def gallery(images: UInt8[np.ndarray, "n h w channels"], captions: Sequence[str]
     """
     figures = "".join(picture(image, caption) for image, caption in zip(images, captions, strict=True))
     return f'<div class="gallery {size}">{figures}</div>'
+
+
+def scale(colors: Sequence[str], title: str, labels: Iterable[float]) -> str:
+    """Which colour means which number.
+
+    Args:
+        colors: as CSS has them, evenly spaced from the lowest number to the highest.
+        title: what the numbers are.
+        labels: numbers evenly spaced from the lowest to the highest, both included.
+
+    Example:
+        >>> scale(["#000000", "#ffffff"], "height (m)", [0.0, 2.0]).partition("</i>")
+        ('<div class="scale"><p>height (m)</p><i style="background:linear-gradient(90deg,#000000,#ffffff)">', '</i>',
+        '<p><span>0</span><span>2</span></p></div>')
+    """
+    words = "".join(f"<span>{number(label)}</span>" for label in labels)
+    gradient = f'<i style="background:linear-gradient(90deg,{",".join(colors)})"></i>'
+    return f'<div class="scale"><p>{cell(title)}</p>{gradient}<p>{words}</p></div>'
 
 
 def key(colors: Sequence[str], names: Sequence[str]) -> str:

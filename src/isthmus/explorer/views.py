@@ -5,17 +5,14 @@ from typing import Any
 
 import numpy as np
 from bokeh.models import (
-    BasicTicker,
     ColumnDataSource,
     FixedTicker,
     HoverTool,
-    InlineStyleSheet,
-    LinearColorMapper,
     Range1d,
     TapTool,
 )
 from bokeh.models import PlainText as Plain
-from bokeh.models.annotations import ColorBar, Legend, LegendItem
+from bokeh.models.annotations import Legend, LegendItem
 from bokeh.models.widgets import Div
 from bokeh.plotting import figure
 from jaxtyping import Float, Int
@@ -30,6 +27,7 @@ SCORES = ("log density", "reconstruction error")
 _CLIP = (0.01, 0.99)  # the colour scale leaves out the outermost values
 _NAMED_FEATURES = 30  # as many have room for their names
 _TABLE_LINES = 200
+_SCALE_LABELS = 5
 _PALETTE = [f"#{''.join(f'{round(255 * part):02x}' for part in rgba[:3])}" for rgba in DENSITY(np.arange(256))]
 
 
@@ -38,17 +36,16 @@ class Text:
 
     Args:
         name: of its place in the page.
-        style: rules for it.
 
     Example:
-        >>> text = Text("remark", InlineStyleSheet(css="p { color: red; }"))
+        >>> text = Text("remark")
         >>> text.show("<p>careful</p>")
         >>> text.model.visible
         True
     """
 
-    def __init__(self, name: str, style: InlineStyleSheet) -> None:
-        self.model = Div(name=name, sizing_mode="stretch_width", stylesheets=[style], disable_math=True)
+    def __init__(self, name: str) -> None:
+        self.model = Div(name=name, sizing_mode="stretch_width", disable_math=True)
 
     def show(self, html: str) -> None:
         """Replace it; an empty one takes no room."""
@@ -67,7 +64,7 @@ class Map:
         >>> from isthmus.explorer import explore
         >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
         >>> exploration = explore(fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe), most_rows=9)
-        >>> drawn = Map(exploration, Text("key", InlineStyleSheet()))
+        >>> drawn = Map(exploration, Text("key"))
         >>> drawn.place(exploration.axes("codes"), "z0", "log density")
         >>> bool((drawn.rows.data["x"] == exploration.z[:, 0]).all())
         True
@@ -105,18 +102,18 @@ class Map:
             line_color=MODEL,
             line_width=1.5,
         )
-        plot.line("x", "y", source=self._overlays["path"], line_color=INK, line_width=2, line_dash="dashed")
-        plot.scatter(
-            "x", "y", source=self._overlays["chosen"], size=size + 9, fill_color=None, line_color=INK, line_width=2.5
-        )
-        plot.scatter("x", "y", source=self._overlays["code"], marker="x", size=15, line_color=INK, line_width=3)
+        for color, halo in (("white", 3.0), (INK, 0.0)):  # seen on a light page, on a dark one, and over points
+            plot.line(
+                "x", "y", source=self._overlays["path"], line_color=color, line_width=2 + halo, line_dash="dashed"
+            )
+            ring: dict[str, Any] = {"size": size + 9, "fill_color": None, "line_width": 2.5 + halo}
+            plot.scatter("x", "y", source=self._overlays["chosen"], line_color=color, **ring)
+            cross: dict[str, Any] = {"size": 15, "marker": "x", "line_width": 3 + halo}
+            plot.scatter("x", "y", source=self._overlays["code"], line_color=color, **cross)
         scores = [("row", "@row"), ("log density", "@density{0,0.00} nats"), ("error", "@error{0,0.00}")]
-        plot.add_tools(HoverTool(renderers=[dots], tooltips=[*scores, ("colour", "@shown")], description="Values"))
+        scores.append(("colour", "@shown"))
+        plot.add_tools(HoverTool(renderers=[dots], tooltips=scores, description="Values", limit=1))
         plot.add_tools(TapTool(renderers=[dots]))
-        self._mapper = LinearColorMapper(palette=_PALETTE, low=0.0, high=1.0)
-        ticker = BasicTicker(desired_num_ticks=5)
-        self._bar = ColorBar(color_mapper=self._mapper, ticker=ticker, width="auto", height=10)
-        plot.add_layout(self._bar, "below")
         return plot
 
     def place(self, axes: Axes, horizontal: str, vertical: str) -> None:
@@ -130,16 +127,13 @@ class Map:
         """Choose what the colours stand for: one of `SCORES`, or a column."""
         values = self._exploration.values(what)
         self.rows.data["shown"] = [tags.cell(value) for value in values]
-        numeric = values.dtype.kind == "f"
-        self._bar.visible = numeric
-        if numeric:
+        if values.dtype.kind == "f":
             finite = values[np.isfinite(values)]
             low, high = _range(finite)
-            self._mapper.update(low=low, high=high)
-            self._bar.title = Plain(text=f"{what} (nats)" if what == "log density" else what)
             place = np.clip((values - low) / (high - low), 0, 1)
             colors = [GREY if np.isnan(p) else _PALETTE[round(255 * p)] for p in place]
-            self._key.show("")
+            title = f"{what} (nats)" if what == "log density" else what
+            self._key.show(tags.scale(_PALETTE[::15], title, np.linspace(low, high, _SCALE_LABELS)))
         else:
             levels, counts = np.unique(values, return_counts=True)
             common = levels[np.argsort(-counts, kind="stable")][: len(COLORS) - 1]
@@ -173,22 +167,21 @@ class Portrait:
     Args:
         name: of its places in the page: NAME_pictures, NAME_profile, NAME_table.
         exploration: the rows.
-        style: rules for pictures and table.
 
     Example:
         >>> from isthmus import fit, Recipe
         >>> from isthmus.explorer import explore
         >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
         >>> exploration = explore(fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe), most_rows=9)
-        >>> portrait = Portrait("row", exploration, InlineStyleSheet())
+        >>> portrait = Portrait("row", exploration)
         >>> portrait.show(exploration.x[:2], ["one", "other"], [("c0", 0.5, 1.5)], pictures=False)
         >>> portrait.profile.visible, portrait.table.model.text.count("<td>")
         (True, 2)
     """
 
-    def __init__(self, name: str, exploration: Exploration, style: InlineStyleSheet) -> None:
+    def __init__(self, name: str, exploration: Exploration) -> None:
         self._exploration = exploration
-        self.pictures, self.table = Text(f"{name}_pictures", style), Text(f"{name}_table", style)
+        self.pictures, self.table = Text(f"{name}_pictures"), Text(f"{name}_table")
         names = exploration.standardised_names
         zeros = np.zeros(len(names))
         self._source = ColumnDataSource({"feature": np.arange(len(names)), "first": zeros, "second": zeros})
@@ -249,7 +242,7 @@ class Portrait:
         dots: Any = plot.scatter("feature", "first", source=source, size=6, fill_color=ROWS, line_color=None)
         self._items = [LegendItem(label="", renderers=[dots]), LegendItem(label="", renderers=[line])]
         legend = Legend(items=[*self._items], orientation="horizontal", border_line_color=None, margin=0)
-        legend.update(padding=2)
+        legend.update(padding=2, background_fill_color=None)
         plot.add_layout(legend, "above")
         plot.yaxis.axis_label = "standardised"
         if len(names) <= _NAMED_FEATURES:

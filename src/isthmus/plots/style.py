@@ -189,7 +189,7 @@ def nats(value: float) -> str:
         >>> nats(-112.046)
         '−112.05'
     """
-    return f"{value + 0.0:,.2f}".replace("-", "−") if np.isfinite(value) else str(value)
+    return f"{round(value, 2) + 0.0:,.2f}".replace("-", "−") if np.isfinite(value) else str(value)
 
 
 def shown(name: object, limit: int = 22) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from isthmus.plots.style import COLORS, DENSITY, GREY, Picture, canvas, number, points, shown, styled
 
@@ -47,6 +48,8 @@ def latent_scatter(
         drawn = _colored(ax, z[:, i], values if alone else z[:, j], values)
         ax.set(xlabel=names[i], ylabel=what if alone else names[j])
         ax.locator_params(nbins=4 if len(pairs) == 1 else 3)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))  # short: three panels are narrow
     if by_number and d > 1:
         figure.colorbar(drawn, ax=panels, label=what, shrink=0.9, pad=0.02, aspect=30, location="bottom")
     elif not by_number:

@@ -11,6 +11,7 @@ The page is `page.html`, a template of jinja2, which escapes whatever comes from
 """
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -56,7 +57,7 @@ def render(
         name: of the model.
         commands: what made model and report, to be shown.
         versions: of the libraries that the model was fitted with; those of now if not given.
-        shape: height and width, where a row is an image.
+        shape: height and width, where a row is an image; by default those of the network, if any.
         seed: of everything that is drawn.
 
     Returns:
@@ -73,6 +74,7 @@ def render(
         True
     """
     _check_shape(fitted, shape)
+    shape = shape or _own_shape(fitted)
     evidence = gather(fitted, frame, seed=seed)
     scores = compare(fitted, evidence, seed=seed)
     noticed = words.noticed(fitted, evidence, scores)
@@ -118,7 +120,7 @@ def write(
         frame: a table with the columns of the fit, or None.
         folder: of the model: its name, and the versions that it was fitted with.
         arguments: of the command line that asked for the report.
-        image: height and width such as 28x28, where a row is an image.
+        image: height and width such as 28x28, where a row is an image; by default those of the network, if any.
 
     Returns:
         The file.
@@ -151,18 +153,19 @@ def image_shape(text: str | None) -> tuple[int, int] | None:
     """Height and width from text such as 28x28.
 
     Args:
-        text: two numbers with an x between them, or None.
+        text: two numbers with an x between them, or None; a single channel, 1x, may stand before them.
 
     Raises:
         InputError: it is something else.
 
     Example:
-        >>> image_shape("8x16")
-        (8, 16)
+        >>> image_shape("8x16"), image_shape("1x28x28")
+        ((8, 16), (28, 28))
     """
     if text is None:
         return None
-    height, _, width = text.lower().partition("x")
+    text = text.lower()
+    height, _, width = (text.removeprefix("1x") if text.count("x") == 2 else text).partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise InputError(f"expected a height and a width such as 28x28; got {text!r}; give both")
     return int(height), int(width)
@@ -175,11 +178,23 @@ def _check_file(output: Path) -> None:
         raise InputError(f"expected a file in an existing folder; got {output}; choose another")
 
 
-def _check_shape(fitted: Fitted, shape: tuple[int, int] | None) -> None:
+def _own_shape(fitted: Fitted) -> tuple[int, int] | None:
+    """Height and width of the grey images that the networks were made for; None where rows are no such images."""
+    shape = () if fitted.custom else tuple(fitted.recipe.flow.network.options.get("shape", ()))
+    return (shape[1], shape[2]) if shape[:1] == (1,) and _is_image(fitted, shape) else None
+
+
+def _is_image(fitted: Fitted, shape: tuple[int, ...]) -> bool:
+    """Whether rows of the table have as many plain numbers."""
     data = [column for column in fitted.schema.columns if column.role == "data"] if fitted.schema else []
-    n = len(data) or fitted.model.columns.mean.shape[0]
-    if shape and (shape[0] * shape[1] != n or any(column.levels for column in data)):
-        got = f"{shape[0]} x {shape[1]} = {shape[0] * shape[1]}"
+    count = len(data) or fitted.model.columns.mean.shape[0]
+    return math.prod(shape) == count and not any(column.levels for column in data)
+
+
+def _check_shape(fitted: Fitted, shape: tuple[int, int] | None) -> None:
+    if shape and not _is_image(fitted, shape):
+        got = f"{shape[0]} x {shape[1]} = {math.prod(shape)}"
+        n = sum(c.role == "data" for c in fitted.schema.columns) if fitted.schema else len(fitted.model.columns.mean)
         raise InputError(f"expected an image of as many numbers as the table has, {n} columns; got {got}; correct it")
 
 

@@ -8,14 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.refit import Rows
 from isthmus.report.evidence import Evidence
 from isthmus.store import Fitted
 
-__all__ = ["Score", "compare"]
+__all__ = ["Score", "compare", "learned_from"]
 
-_COMPONENTS = (1, 2, 4, 8, 16, 32)
+_COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
 _RIDGES = (1e-3, 5e-2)  # squared standard deviations added to every direction
-_LEARN_ROWS = 3_000
+_LEARN_ROWS, _LEARN_NUMBERS = 3_000, 100_000  # at least so many rows, and more of narrow tables
 _FEWEST_ROWS = 10
 _FULL_COLUMNS = 128  # above, covariances are diagonal
 
@@ -38,11 +39,22 @@ class Score(NamedTuple):
     ahead_error: float | None = None
 
 
+def learned_from(evidence: Evidence) -> Rows | None:
+    """The rows that alternatives are fitted to: of `evidence.learn` as many as are affordable, or None.
+
+    Args:
+        evidence: what `gather` returned.
+    """
+    if evidence.learn is None:
+        return None
+    return evidence.learn.thinned(max(_LEARN_ROWS, _LEARN_NUMBERS // evidence.learn.x.shape[1]))
+
+
 def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]:
     """The model, probabilistic PCA of the same dimension and a Gaussian mixture, scored on the same rows.
 
-    The two are fitted to `evidence.learn`; the mixture's number of components and its ridge are chosen on a quarter of
-    these rows.
+    The two are fitted to `learned_from(evidence)`; the mixture's number of components and its ridge are chosen on a
+    quarter of these rows.
 
     Args:
         fitted: the model and its record.
@@ -63,10 +75,10 @@ def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]
         >>> compare(fitted, gather(fitted, None))
         []
     """
-    learn, x = evidence.learn, evidence.rows.x
+    learn, x = learned_from(evidence), evidence.rows.x
     if learn is None or len(learn.x) < max(_FEWEST_ROWS, fitted.model.flow.latent_dim + 2) or len(x) < 2:
         return []
-    rows = learn.thinned(_LEARN_ROWS).x
+    rows = learn.x
     columns = fitted.model.columns
     own, log_det = evidence.log_density, columns.log_det(columns.restore(x))
     scores = [_score(f"this model, {fitted.model.flow.latent_dim} latent dimensions", own)]

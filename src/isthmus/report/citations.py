@@ -1,6 +1,6 @@
 """The publications of the methods that a model and its report really used, as BibTeX."""
 
-from isthmus.objective import FreeForm
+from isthmus.objective import ExactLikelihood, FreeForm
 from isthmus.report.evidence import Evidence
 from isthmus.store import Fitted
 
@@ -34,6 +34,20 @@ BIBTEX: dict[str, str] = {
   booktitle = {International Conference on Learning Representations},
   year = {2017},
   note = {arXiv:1605.08803},
+}""",
+    "papamakarios2017": """@inproceedings{papamakarios2017,
+  title = {Masked Autoregressive Flow for Density Estimation},
+  author = {Papamakarios, George and Pavlakou, Theo and Murray, Iain},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2017},
+  note = {arXiv:1705.07057},
+}""",
+    "kingma2014": """@inproceedings{kingma2014,
+  title = {Auto-Encoding Variational {B}ayes},
+  author = {Kingma, Diederik P. and Welling, Max},
+  booktitle = {International Conference on Learning Representations},
+  year = {2014},
+  note = {arXiv:1312.6114},
 }""",
     "durkan2019": """@inproceedings{durkan2019,
   title = {Neural Spline Flows},
@@ -107,15 +121,18 @@ def citations(fitted: Fitted, evidence: Evidence, *, baselines: bool) -> list[st
     """
     recipe, objective = fitted.recipe, fitted.recipe.build_objective()
     latent = recipe.flow.latent.kind if fitted.latent.kind == "as trained" else fitted.latent.kind
-    freeform = isinstance(objective, FreeForm)
-    rectangular = recipe.flow.kind == "rectangular" and not fitted.custom
+    kind = "" if fitted.custom else recipe.flow.kind
+    layers = kind == "bijective" and recipe.flow.options.get("transforms", 1) > 0
+    transform = recipe.flow.options.get("transform", "nsf") if layers else None
     mixture = fitted.latent.kind == "mixture" or len(fitted.metrics.get("density_candidates", [])) > 1
     used = {
-        "sorrenson2024": freeform or not (rectangular or recipe.objective.kind == "rectangular"),
+        "sorrenson2024": isinstance(objective, FreeForm | ExactLikelihood),
         "rafae2026": isinstance(objective, FreeForm) and objective.surrogate == "conditional",
-        "caterini2021": rectangular or recipe.objective.kind == "rectangular",
-        "dinh2017": rectangular,
-        "durkan2019": latent == "flow",
+        "caterini2021": kind == "rectangular" or recipe.objective.kind == "rectangular",
+        "dinh2017": kind == "rectangular" or transform == "realnvp",
+        "papamakarios2017": transform == "maf",
+        "kingma2014": kind == "variational" or recipe.objective.kind == "variational",
+        "durkan2019": latent == "flow" or transform == "nsf",
         "johnson1949": bool(fitted.model.columns.heavy_tailed),
         "levina2004": recipe.flow.latent_dim == "auto",
         "tipping1999": baselines,

@@ -1,8 +1,8 @@
 """Which figures a report has, each with a heading and a line on how to read it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,9 +37,8 @@ def fit_figures(fitted: Fitted, evidence: Evidence) -> Iterator[Figure]:
     metrics, d = fitted.metrics, fitted.model.flow.latent_dim
     if len(fitted.log) > 1 and {"step", "ambient_log_likelihood", "reconstruction"} <= set(fitted.log[0]):
         picture = plots.training_curves(fitted.log, list(_events(fitted)))
-        yield Figure(
-            "Training", "Both on held-out rows; both should have levelled off where the weights were kept.", picture
-        )
+        guide = f"Both on held-out rows; both should have levelled off where the weights were kept.{_left_out(metrics)}"
+        yield Figure("Training", guide, picture)
     if metrics.get("latent_dim_curve"):
         picture = plots.latent_dim_curve(metrics["latent_dim_curve"], d)
         yield Figure(
@@ -64,18 +63,30 @@ def fit_figures(fitted: Fitted, evidence: Evidence) -> Iterator[Figure]:
 def _events(fitted: Fitted) -> Iterator[tuple[float, str]]:
     """What happened in training, by its step."""
     log, metrics = fitted.log, fitted.metrics
+    broken = [row["step"] for row in log if not np.isfinite(row["ambient_log_likelihood"] + row["reconstruction"])]
+    if broken:
+        yield broken[0], "not finite"
     rises = [row["step"] for before, row in pairwise(log) if row.get("beta") != before.get("beta")]
     if rises:
         yield rises[-1], "last change of beta"
     drops = [
         (before["ambient_log_likelihood"] - row["ambient_log_likelihood"], row["step"])
         for before, row in pairwise(log)
-        if not row["ambient_log_likelihood"] >= before["ambient_log_likelihood"] - 1.0
+        if row["ambient_log_likelihood"] < before["ambient_log_likelihood"] - 1.0
     ]
     if drops:
         yield max(drops)[1], "largest setback"
     if "best_step" in metrics:
         yield metrics["best_step"], "weights kept"
+
+
+def _left_out(metrics: Mapping[str, Any]) -> str:
+    """What of training has no place in the log."""
+    skipped, retreats = metrics.get("skipped_steps", 0), metrics.get("retreats", 0)
+    if not skipped:
+        return ""
+    back = f", and {retreats:,} times it went back to the last good weights" if retreats else ""
+    return f" {skipped:,} steps were left out, their gradient not being finite{back}."
 
 
 def sample_figures(fitted: Fitted, evidence: Evidence, shape: tuple[int, int] | None) -> Iterator[Figure]:

@@ -8,7 +8,7 @@ from isthmus.data.tables.wording import listed
 from isthmus.diagnostics import Health, Verdict
 from isthmus.diagnostics.health import STATUSES, Status
 from isthmus.plots.style import nats, number
-from isthmus.report.baselines import Score
+from isthmus.report.baselines import Score, learned_from
 from isthmus.report.evidence import Evidence
 from isthmus.scoring import features
 from isthmus.store import Fitted
@@ -239,16 +239,18 @@ def fairness(evidence: Evidence) -> str:
     Args:
         evidence: what the table showed.
     """
-    learn = len(evidence.learn.x) if evidence.learn is not None else 0
+    rows = learned_from(evidence)
+    learn, known = (0 if some is None else len(some.x) for some in (rows, evidence.learn))
+    of = "the" if learn == known else f"{learn:,} of the"
     common = f"All are scored on the same {len(evidence.rows.x):,} rows. The simpler models are fitted to "
     if evidence.source == "held out":
         return (
-            f"{common}the {learn:,} rows that the model was trained on. The model has seen the judged rows in part: "
+            f"{common}{of} {known:,} rows that the model was trained on. The model has seen the judged rows in part: "
             "they decided when its training stopped and which densities it took, a small advantage."
         )
     return (
-        f"{common}{learn:,} other rows of this table, the model to the rows of its own fit: if its fit saw the judged "
-        "rows, the comparison favours it, and if its own table was another kind of data, it does not."
+        f"{common}{of} {known:,} other rows of this table, the model to the rows of its own fit: if its fit saw the "
+        "judged rows, the comparison favours it, and if its own table was another kind of data, it does not."
     )
 
 
