@@ -1,7 +1,8 @@
 """Is a step that probes only a part of its batch worth its lower price?"""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -21,32 +22,35 @@ def part_probed(spec: Spec, seed: int) -> Iterator[Row]:
     processor time after which the least of the best `ambient_ll` that the shares reach was reached, straight lines
     between the scores; `time_over_full`, the same as a multiple of that of the first share.
     """
-    splits = load(spec)
+    with torch.random.fork_rng(devices=[]):
+        points = trained(spec, seed)
+    yield from compared(points, spec["steps"] - 1)
+
+
+def trained(spec: Spec, seed: int) -> dict[float, list[Point]]:
+    """Share of probed rows -> what was reached when; the clock starts after the first step, which may compile."""
+    splits, stops = load(spec), [1, *range(spec["every"], spec["steps"] + 1, spec["every"])]
     held_out = Rows(splits.validation[: spec["held_out"]].double())
-    stops = [
-        1,
-        *range(spec["every"], spec["steps"] + 1, spec["every"]),
-    ]  # the clock starts once the first step compiled
-    trainings = {}
+    loop = {name: spec[name] for name in ("steps", "batch_size", "learning_rate")}
+    flows, trainings = {}, {}
     for share in spec["probed"]:
         torch.manual_seed(seed)
-        flow = build_flow(spec, splits.data_dim)
-        objective = build_objective({"objective": {**spec["objective"], "probed": share}})
-        options = {"steps": spec["steps"], "batch_size": spec["batch_size"], "learning_rate": spec["learning_rate"]}
+        flows[share] = build_flow(spec, splits.data_dim)
+        objective: Any = build_objective({"objective": {**spec["objective"], "probed": share}})
         if spec["compile"]:
             objective = torch.compile(objective.__call__, fullgraph=True)
-        trainings[share] = flow, descend(flow, objective, splits.train, at=stops, **options), []
+        trainings[share] = descend(flows[share], objective, splits.train, at=stops, **loop)
+    points: dict[float, list[Point]] = {share: [] for share in trainings}
     for _ in stops:
-        for flow, training, points in trainings.values():
+        for share, own in points.items():
             start = time.process_time()
-            next(training)
-            spent = time.process_time() - start
-            seconds = points[-1][0] + spent if points else 0.0
-            points.append((seconds, scores(flow, held_out)["ambient_log_likelihood"]))
-    yield from compared({share: points for share, (_, _, points) in trainings.items()}, spec["steps"] - stops[0])
+            next(trainings[share])
+            seconds = own[-1][0] + time.process_time() - start if own else 0.0
+            own.append((seconds, scores(flows[share], held_out)["ambient_log_likelihood"]))
+    return points
 
 
-def compared(points: dict[float, Sequence[Point]], steps: int) -> Iterator[Row]:
+def compared(points: Mapping[float, Sequence[Point]], steps: int) -> Iterator[Row]:
     """One row a share."""
     level = min(max(score for _, score in own) for own in points.values())
     seconds = {share: reached(own, level) for share, own in points.items()}

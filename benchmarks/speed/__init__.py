@@ -6,9 +6,10 @@
 
 Every variant of a case trains the same networks with the same optimiser on the same kind of batch; one round times a
 few steps of each variant, one after the other, so that a busy machine slows all of them. Ratios are taken within a
-round, and the median of the rounds is reported with their range. The autoencoder is timed eager and compiled, and the
-faster one is the yardstick. "Ours" is the free-form objective with the surrogate of the publication, `encoder`, so that
-the research form computes the same thing; the library's default, `conditional`, stands beside it.
+round, and the median of the rounds is reported with their range; on a CPU one thread computes, and the seconds of a
+step are those of the processor. The autoencoder is timed eager and compiled, and the faster one is the yardstick.
+"Ours" is the free-form objective with the surrogate of the publication, `encoder`, so that the research form computes
+the same thing; the library's default, `conditional`, stands beside it.
 
 Peak memory is that of all tensors alive in a step, parameters and optimiser state included, measured in a process of
 its own; so are the seconds to the end of a first compiled step, with an empty cache and again with a full one.

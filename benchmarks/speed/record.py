@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.speed.cases import CASES, Setting
 from benchmarks.speed.densities import measure_densities
-from benchmarks.speed.steps import YARDSTICKS, peak_bytes, ratio, seconds_of, step_function, time_steps, variants
+from benchmarks.speed.steps import YARDSTICKS, peak_bytes, ratio, step_function, time_steps, variants
 
 __all__ = ["alone", "compile_seconds", "import_seconds", "measure"]
 
@@ -30,7 +30,10 @@ def alone(task: str, case: str, variant: str, setting: Setting) -> Any:
     chosen = variants(CASES[case], setting)[variant]
     if task == "peak":
         return peak_bytes(CASES[case], setting, chosen)
-    return seconds_of(step_function(CASES[case], setting, chosen), setting)
+    step, start = step_function(CASES[case], setting, chosen), time.perf_counter()
+    step()
+    setting.synchronise()
+    return time.perf_counter() - start
 
 
 def _in_new_process(task: str, case: str, variant: str, setting: Setting, **environment: str) -> Any:

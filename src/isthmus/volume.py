@@ -206,8 +206,9 @@ def _common_factor(decode: Map, z: Float[Tensor, "batch d"]) -> Float[Tensor, "d
         return torch.eye(d).to(z)
     J = jacobian(decode, z)[1].double()
     R = torch.linalg.qr(J.flatten(0, 1) / len(z) ** 0.5).R
-    least = R.diagonal().abs().amax() * torch.finfo(z.dtype).eps
-    return (R + torch.diag(torch.where(R.diagonal().abs() < least, least, 0.0))).to(z)
+    size = R.diagonal().abs()
+    least = torch.where(size.amax() > 0, size.amax() * torch.finfo(z.dtype).eps ** 0.5, 1.0)
+    return (R + torch.diag(torch.where(size < least, least, 0.0))).to(z)
 
 
 def _lanczos(apply: Map, v: Float[Tensor, "K batch d"], iterations: int) -> tuple[Tensor, Tensor]:
