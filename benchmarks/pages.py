@@ -27,6 +27,7 @@ FIGURES = {
     "hutchinson_variance": "Variance of the trace estimate and error of the gradient",
     "gradient_quality": "Cosine of surrogate and exact gradient along training",
     "singular_values": "Singular values of the decoder's Jacobian",
+    "speed_curves": "Time and memory of steps and of both changes of volume against d, D, batch and probes",
 }
 SHOWN = {
     "isthmus": "isthmus",
@@ -87,7 +88,10 @@ def with_numbers(page: str) -> str:
 def with_speed(page: str) -> str:
     """`docs/speed.md` with its block of results as they are now, those of a CPU before those of other devices."""
     records = [record for file in sorted(RESULTS.glob("speed_*.jsonl")) for record in read(file)]
-    return re.sub(r"(<!-- speed -->\n).*?(<!-- end -->)", rf"\1{speed.block(records)}\n\2", page, flags=re.DOTALL)
+    block = speed.block(records)
+    if (DOCS / "figures" / "speed_curves.png").exists():
+        block += f"\n\n![{FIGURES['speed_curves']}](figures/speed_curves.png)"
+    return re.sub(r"(<!-- speed -->\n).*?(<!-- end -->)", rf"\1{block}\n\2", page, flags=re.DOTALL)
 
 
 def pages() -> dict[Path, str]:

@@ -169,7 +169,7 @@ def stochastic(
         probes: the probes themselves, (K, batch, d), instead of random ones.
 
     Returns:
-        An `EstimatedVolume`, its standard error over the probes, in nats.
+        An `EstimatedVolume`, its standard error over the probes, in nats; the error of the quadrature is not in it.
 
     References:
         Ubaru, Chen, Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature.
@@ -182,28 +182,27 @@ def stochastic(
     z = encode(x)
     v = orthonormal_probes(z, min(K, z.shape[1])) if probes is None else probes
     x_hat, transpose = pullback(decode, z)
-    R = _common_factor(decode, z[:whole])
+    R = _common_factor(decode, z[:whole]) if whole else None
 
     def gram(t: Tensor) -> Tensor:
-        t = torch.linalg.solve_triangular(R.mT, t, upper=False, left=False)
-        return torch.linalg.solve_triangular(R, transpose(push(decode, z, t)[1]), upper=True, left=False)
+        t = t if R is None else torch.linalg.solve_triangular(R.mT, t, upper=False, left=False)
+        w = transpose(push(decode, z, t)[1])
+        return w if R is None else torch.linalg.solve_triangular(R, w, upper=True, left=False)
 
     alpha, beta = _lanczos(gram, v, min(iterations, z.shape[1]))
     T = torch.diag_embed(alpha) + torch.diag_embed(beta, 1) + torch.diag_embed(beta, -1)
     nodes, vectors = torch.linalg.eigh(T)
     floor = nodes.amax(-1, keepdim=True) * torch.finfo(nodes.dtype).eps
     forms = 0.5 * z.shape[1] * (vectors[..., 0, :].square() * nodes.clamp_min(floor).log()).sum(-1)  # K batch
-    forms = forms + R.diagonal().double().abs().log().sum()
+    if R is not None:
+        forms = forms + R.diagonal().double().abs().log().sum()
     n = forms.shape[0]
     error = forms.std(0) / n**0.5 if n > 1 else torch.full_like(forms[0], torch.inf)
     return EstimatedVolume(z, x_hat, forms.mean(0), torch.zeros_like(error) if n == z.shape[1] else error)
 
 
 def _common_factor(decode: Map, z: Float[Tensor, "batch d"]) -> Float[Tensor, "d d"]:
-    """R with `R^T R` the mean of `J^T J` over the rows, kept invertible; the identity without rows."""
-    d = z.shape[1]
-    if not len(z):
-        return torch.eye(d).to(z)
+    """R with `R^T R` the mean of `J^T J` over the rows, kept invertible."""
     J = jacobian(decode, z)[1].double()
     R = torch.linalg.qr(J.flatten(0, 1) / len(z) ** 0.5).R
     size = R.diagonal().abs()

@@ -19,7 +19,7 @@ from isthmus.recipe import TrainingRecipe
 
 _FEW_ROWS = 3_000  # with fewer, half the learning rate generalises better (digits, breast cancer; above it penbased)
 
-# What torch.compile costs and saves, of the default objective on one core; measured by `python -m benchmarks.speed`.
+# What torch.compile costs and saves, of the default objective on one core; the measurements are in docs/speed.md.
 _COMPILE_SECONDS = 20.0  # with an empty cache; a second training of the same sizes takes a quarter of that
 _SAVED_PER_STEP = 2e-3  # seconds, whatever the size
 _SAVED_PER_PRODUCT = 6e-11  # seconds per parameter and row of a batch; of convolutions more
