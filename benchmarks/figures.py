@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.run import RESULTS
+from benchmarks.run import RESULTS, read
+from benchmarks.speed.curves import AXES, QUANTITIES, exponent
 from benchmarks.suites import Suite
+from benchmarks.suites import names as suites
 from benchmarks.tables import Found
 from isthmus.plots.style import COLORS, GREY, INK, Picture, canvas, log_scale, number, styled
 
@@ -277,9 +279,42 @@ def singular_values(data: pd.DataFrame, published: Sequence[Mapping[str, Any]]) 
     return Picture(figure, f"Singular values of the decoder's Jacobian, and their spread over draws. {below(said)}.")
 
 
+@styled
+def speed_curves(data: pd.DataFrame, _: Sequence[Mapping[str, Any]]) -> Picture:
+    """Seconds and megabytes of a step and of both volumes against each size."""
+    sizes = [axis for axis in AXES if axis in set(data["axis"])]
+    figure, axes = canvas(2, len(sizes), height=4.8, sharey="row", sharex="col")
+    said = []
+    for column, size in enumerate(sizes):
+        own = data[data["axis"] == size].drop_duplicates("value", keep="last").sort_values("value")
+        for place, quantity in enumerate(QUANTITIES):
+            look: dict[str, Any] = {"color": COLORS[place], "marker": MARKERS[place], "ls": LINES[place], "ms": 3}
+            measured = [quantity in costs for costs in own["costs"]]
+            at = own["value"][measured]
+            costs = pd.DataFrame([costs[quantity] for costs in own["costs"][measured]], columns=["seconds", "bytes"])
+            for ax, shown in ((axes[column], costs["seconds"]), (axes[len(sizes) + column], costs["bytes"] / 1e6)):
+                ax.plot(at, shown, lw=1.1, label=quantity, **look)
+            if len(at) > 2:
+                said.append(f"{quantity} in {size} {exponent([*at], [*costs['seconds']]):.1f}")
+        log_ticks(axes[len(sizes) + column], (own["value"].min(), own["value"].max()))
+        axes[len(sizes) + column].set_xlabel(size)
+    every = [cost for costs in data["costs"] for cost in costs.values()]
+    for ax, amounts in (
+        (axes[0], [cost["seconds"] for cost in every]),
+        (axes[len(sizes)], [cost["bytes"] / 1e6 for cost in every]),
+    ):
+        log_scale(ax, "y", min(amounts), max(amounts))
+    axes[0].set_ylabel("seconds\n(log scales)")
+    axes[len(sizes)].set_ylabel("megabytes\n(log scales)")
+    legend(figure, axes[0], 4)
+    return Picture(
+        figure, f"Time and memory against the sizes; exponents of time at the right ends: {', '.join(said)}."
+    )
+
+
 Drawing = Callable[[pd.DataFrame, Sequence[Mapping[str, Any]]], Picture]
 
-# Name of the figure: the suite it is drawn from, and the function.
+# Name of the figure: the suite it is drawn from, or the file of other results, and the function.
 FIGURES: dict[str, tuple[str, Drawing]] = {
     "toy_transition": ("toy_transition", toy_transition),
     "toy_pathology": ("toy_pathology", toy_pathology),
@@ -287,15 +322,18 @@ FIGURES: dict[str, tuple[str, Drawing]] = {
     "hutchinson_gradient": ("hutchinson_variance", hutchinson_gradient),
     "gradient_quality": ("gradient_quality", gradient_quality),
     "singular_values": ("singular_values", singular_values),
+    "speed_curves": ("speed_curves", speed_curves),
 }
 
 
 def pictures(names: Sequence[str], results: Path) -> Iterator[tuple[str, Picture]]:
-    """The figures of those names whose suites have results."""
+    """The figures of those names that have results."""
     for name in names:
-        suite, draw = FIGURES[name]
-        found = Found(Suite.read(suite), results / f"{suite}.jsonl")
-        if found.rows:
+        source, draw = FIGURES[name]
+        file = results / f"{source}.jsonl"
+        if source not in suites() and file.exists():
+            yield name, draw(pd.DataFrame(read(file)), [])
+        elif source in suites() and (found := Found(Suite.read(source), file)).rows:
             yield name, draw(frame(found), found.published)
 
 

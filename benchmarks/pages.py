@@ -3,8 +3,9 @@
     python -m benchmarks.pages [--check]
 
 `docs/reproduction.md` is written whole, from the suites; in `docs/defaults.md` the block between the marks
-`<!-- defaults -->` and `<!-- end -->` is, in `README.md` and `docs/index.md` that after `<!-- numbers -->`. `--check`
-writes nothing, and fails where a page is not what the results say.
+`<!-- defaults -->` and `<!-- end -->` is, in `docs/speed.md` that after `<!-- speed -->`, in `README.md` and
+`docs/index.md` that after `<!-- numbers -->`. `--check` writes nothing, and fails where a page is not what the results
+say.
 """
 
 import argparse
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from benchmarks import defaults
 from benchmarks.report import number, summary, text
-from benchmarks.run import RESULTS
+from benchmarks.run import RESULTS, read
+from benchmarks.speed import page as speed
 from benchmarks.suites import Suite, names
 from benchmarks.tables import markdown, page
 
@@ -25,6 +27,7 @@ FIGURES = {
     "hutchinson_variance": "Variance of the trace estimate and error of the gradient",
     "gradient_quality": "Cosine of surrogate and exact gradient along training",
     "singular_values": "Singular values of the decoder's Jacobian",
+    "speed_curves": "Time and memory of steps and of both changes of volume against d, D, batch and probes",
 }
 SHOWN = {
     "isthmus": "isthmus",
@@ -82,11 +85,21 @@ def with_numbers(page: str) -> str:
     return re.sub(r"(<!-- numbers -->\n).*?(<!-- end -->)", rf"\1{block}\n\2", page, flags=re.DOTALL)
 
 
+def with_speed(page: str) -> str:
+    """`docs/speed.md` with its block of results as they are now, those of a CPU before those of other devices."""
+    records = [record for file in sorted(RESULTS.glob("speed_*.jsonl")) for record in read(file)]
+    block = speed.block(records)
+    if (DOCS / "figures" / "speed_curves.png").exists():
+        block += f"\n\n![{FIGURES['speed_curves']}](figures/speed_curves.png)"
+    return re.sub(r"(<!-- speed -->\n).*?(<!-- end -->)", rf"\1{block}\n\2", page, flags=re.DOTALL)
+
+
 def pages() -> dict[Path, str]:
     """Every page that holds results, as it should be."""
-    file = DOCS / "defaults.md"
+    file, fast = DOCS / "defaults.md", DOCS / "speed.md"
     shown = {page: with_numbers(page.read_text()) for page in (DOCS.parent / "README.md", DOCS / "index.md")}
-    return {DOCS / "reproduction.md": reproduction(), file: with_defaults(file.read_text()), **shown}
+    shown |= {file: with_defaults(file.read_text()), fast: with_speed(fast.read_text())}
+    return {DOCS / "reproduction.md": reproduction(), **shown}
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from benchmarks.experiments import EXPERIMENTS, setting
 from benchmarks.experiments import hutchinson as trace
 from benchmarks.experiments import toy_pathology as strip
 from benchmarks.experiments.gradients import cosines
+from benchmarks.experiments.probing import compared, reached
 from benchmarks.experiments.spectra import effective_dimension
 from benchmarks.figures import FIGURES, pictures
 from benchmarks.run import fingerprint
@@ -26,7 +27,7 @@ from isthmus.data import DATASETS
 from isthmus.networks import mlp_pair
 from isthmus.volume import encoder_surrogate, orthonormal_probes
 
-SUITES = {"toy_pathology", "hutchinson_variance", "gradient_quality", "singular_values"}
+SUITES = {"toy_pathology", "hutchinson_variance", "gradient_quality", "singular_values", "part_probed"}
 
 
 class Circle(nn.Module):
@@ -279,9 +280,20 @@ def test_probes_alone_make_no_error_where_the_trace_is_whole():
     assert all(row.values["total_error"] > 0.1 for row in rows)
 
 
+def test_equal_quality_is_reached_where_the_scores_cross_it():
+    full, part = [(0.0, -9.0), (4.0, -5.0), (8.0, -3.0)], [(0.0, -9.0), (2.0, -6.0), (4.0, -6.5), (6.0, -4.0)]
+    rows = {row.extra["probed"]: row.values for row in compared({1.0: full, 0.5: part}, steps=2)}
+    assert rows[1.0]["seconds_to_equal"] == 6.0  # -4, the best of the worse one
+    assert rows[0.5] == {"ambient_ll": -4.0, "ms_per_step": 3e3, "seconds_to_equal": 6.0, "time_over_full": 1.0}
+    assert reached(part, -7.5) == 1.0
+    assert reached(part, -20.0) == 0.0
+    with pytest.raises(ValueError, match="expected a level that is reached"):
+        reached(full, 0.0)
+
+
 def test_figures_are_images_that_fit_a_page_and_say_what_they_show(results):
     drawn = dict(pictures(list(FIGURES), results))
-    assert set(drawn) == set(FIGURES) - {"toy_transition"}  # which the runner measures
+    assert set(drawn) == set(FIGURES) - {"toy_transition", "speed_curves"}  # of other benchmarks
     for picture in drawn.values():
         image = Image.open(io.BytesIO(picture.png()))
         assert image.width <= 700

@@ -238,6 +238,7 @@ backend, dtype, pairs, few = sys.argv[1], getattr(torch, sys.argv[2]), sys.argv[
 torch.set_num_threads(1)
 torch._inductor.config.fallback_random = True
 objectives = {"encoder, one probe": FreeForm(10.0), "conditional": FreeForm(10.0, "conditional", 3)}
+objectives["part probed"] = FreeForm(10.0, "encoder", probed=0.5)
 if not few:
     compilable = [name for name in SURROGATES if name != "conjugate_gradient"]  # it stops when the data say so
     objectives |= {name: FreeForm(10.0, name, 2) for name in compilable}
@@ -276,8 +277,9 @@ def test_every_kind_of_network_compiles(fresh_python):
 
 
 @pytest.mark.slow
-def test_the_optimising_compiler_in_single_precision(fresh_python):
-    assert too_far(fresh_python(COMPILED, "inductor", "float32", "mlp", "few"), 1e-5) == {}
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_the_optimising_compiler(fresh_python, dtype, tolerance):
+    assert too_far(fresh_python(COMPILED, "inductor", dtype, "mlp", "few"), tolerance) == {}
 
 
 @pytest.mark.slow

@@ -313,7 +313,7 @@ def test_a_streamed_fit_is_as_good_as_one_in_memory(folder, frame):
 
 
 def test_a_streamed_fit_follows_the_rules_for_all_rows(long_rows):
-    plan = Plan.of(TrainingRecipe(), len(long_rows))
+    plan = Plan.of(TrainingRecipe(), len(long_rows), parameters=140_000)
     assert len(long_rows) == sum(SIZES) - 50
     assert plan.batch_size == 256
     assert plan.learning_rate == 2e-3

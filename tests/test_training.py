@@ -57,11 +57,26 @@ def test_batches_are_random_orders_cut_into_equal_parts(rows, size):
         ({"max_steps": 7, "batch_size": 5, "noise": 0.0, "validations": 100}, 10, {"max_steps": 7, "batch_size": 5}),
         ({"noise": 0.3, "compile": True}, 10, {"noise": 0.3, "noise_follows": False, "compile": True}),
         ({"max_steps": 3, "validations": 20}, 10, {"validate_every": 1}),
+        ({"max_time": 60.0, "max_steps": 10**6}, 10**6, {"compile": False}),
+        ({"max_time": 600.0, "max_steps": 10**6}, 10**6, {"compile": True}),
     ],
 )
 def test_what_auto_stands_for(settings, n, plan):
-    found = Plan.of(TrainingRecipe(**settings), n)
+    found = Plan.of(TrainingRecipe(**settings), n, parameters=140_000)
     assert {name: getattr(found, name) for name in plan} == plan
+
+
+def test_compiling_is_chosen_where_the_training_is_long_or_the_steps_are_large():
+    def chosen(steps, rows, parameters):
+        settings = TrainingRecipe(max_steps=steps, batch_size=rows)
+        return Plan.of(settings, 10**6, parameters).compile
+
+    assert chosen(2_000, 512, 472_212)  # MINIBOONE
+    assert not chosen(2_000, 32, 140_000)
+    assert not chosen(200, 512, 472_212)
+    assert chosen(20_000, 32, 140_000)
+    found = [[chosen(10**a, 2**b, 10**c) for a in range(7)] for b in range(0, 13, 3) for c in range(3, 8)]
+    assert all(row == sorted(row) for row in found)
 
 
 def test_one_cycle_rises_for_a_tenth_and_falls_to_a_thousandth():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from benchmarks.experiments.gradients import gradient_cosines
 from benchmarks.experiments.hutchinson import hutchinson_variance
+from benchmarks.experiments.probing import part_probed
 from benchmarks.experiments.setting import Row, Spec
 from benchmarks.experiments.spectra import singular_values
 from benchmarks.experiments.toy_pathology import pathology
@@ -13,6 +14,7 @@ __all__ = ["EXPERIMENTS", "Row"]
 EXPERIMENTS: dict[str, Callable[[Spec, int], Iterable[Row]]] = {
     "gradient_quality": gradient_cosines,
     "hutchinson_variance": hutchinson_variance,
+    "part_probed": part_probed,
     "pathology": pathology,
     "singular_values": singular_values,
 }

@@ -190,7 +190,8 @@ def train(
     """
     settings = settings or TrainingRecipe()
     dtype = torch.float64 if settings.precision == "64-true" else torch.float32
-    plan = Plan.of(settings, len(train) if isinstance(train, LongRows) else len(train.x))
+    count = len(train) if isinstance(train, LongRows) else len(train.x)
+    plan = Plan.of(settings, count, sum(parameter.numel() for parameter in flow.parameters()))
     held_out = held_out.thinned(_VALIDATION_ROWS).to(torch.float64)
     if plan.max_steps == 0:
         return _start_alone(flow, objective, held_out)

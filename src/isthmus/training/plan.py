@@ -7,7 +7,9 @@ Rules behind `auto`, from the number of rows n and columns D:
 * highest learning rate: 2e-3, for fewer than 3,000 rows 1e-3;
 * input noise: half the held-out residual's standard deviation per direction off the manifold, followed as it falls;
 * beta: 1/(2 sigma^2), sigma the smallest residual's standard deviation seen so far per direction off the manifold; a
-  first phase trains reconstruction alone, so that beta starts from the noise floor.
+  first phase trains reconstruction alone, so that beta starts from the noise floor;
+* compile: where steps, rows and parameters let it save more time than it takes. Numbers decide and not the clock, so
+  that a training that is taken up, or done again, computes the same bits.
 """
 
 import math
@@ -16,7 +18,12 @@ from dataclasses import dataclass
 from isthmus.recipe import TrainingRecipe
 
 _FEW_ROWS = 3_000  # with fewer, half the learning rate generalises better (digits, breast cancer; above it penbased)
-_COMPILE_STEPS = 20_000  # compiling takes 30 to 60 s and saves about 2 ms a step for small networks
+
+# What torch.compile costs and saves, of the default objective on one core; the measurements are in docs/speed.md.
+_COMPILE_SECONDS = 20.0  # with an empty cache; a second training of the same sizes takes a quarter of that
+_SAVED_PER_STEP = 2e-3  # seconds, whatever the size
+_SAVED_PER_PRODUCT = 6e-11  # seconds per parameter and row of a batch; of convolutions more
+_SAVED_SHARE = 0.3  # of the time
 
 
 def one_cycle(progress: float) -> float:
@@ -39,18 +46,19 @@ class Plan:
     compile: bool
 
     @classmethod
-    def of(cls, settings: TrainingRecipe, n: int) -> "Plan":
+    def of(cls, settings: TrainingRecipe, n: int, parameters: int) -> "Plan":
         """Resolve the settings for n training rows.
 
         Args:
             settings: the recipe's section.
             n: number of training rows.
+            parameters: of the flow.
 
         Returns:
             The plan.
 
         Example:
-            >>> Plan.of(TrainingRecipe(), 1000).max_steps
+            >>> Plan.of(TrainingRecipe(), 1000, parameters=140_000).max_steps
             2000
         """
         steps = min(10_000, max(2_000, int(30 * n**0.5))) if settings.max_steps == "auto" else settings.max_steps
@@ -58,6 +66,14 @@ class Plan:
         auto_rate = 1e-3 if n < _FEW_ROWS else 2e-3
         rate = auto_rate if settings.learning_rate == "auto" else settings.learning_rate
         noise = 0.1 if settings.noise == "auto" else settings.noise
-        compiled = steps >= _COMPILE_STEPS if settings.compile == "auto" else settings.compile
+        compiled = settings.compile
+        if compiled == "auto":
+            compiled = _saved(steps, size * parameters, settings.max_time) > _COMPILE_SECONDS
         every = max(1, steps // settings.validations)
         return cls(steps, size, rate, every, noise, settings.noise == "auto", compiled)
+
+
+def _saved(steps: int, products: int, max_time: float | None) -> float:
+    """Seconds that compiling is expected to save, of what the steps or the clock allow."""
+    saved = steps * (_SAVED_PER_STEP + _SAVED_PER_PRODUCT * products)
+    return saved if max_time is None else min(saved, _SAVED_SHARE * max_time)
