@@ -41,7 +41,8 @@ HEAVY = {
     "typer": {"cli"},
     "bokeh": {"explorer"},
     "tornado": {"explorer"},
-    "PIL": {"explorer"},
+    "PIL": {"data", "explorer"},
+    "torchvision": {"data"},
     "ray": {"parts"},
 }
 
