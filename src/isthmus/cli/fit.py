@@ -122,6 +122,11 @@ def _sha256(path: str | list[str]) -> str | None:
         from isthmus.data.tables import Parquet
 
         return hashlib.sha256(repr(Parquet.open(*path).fingerprint()).encode()).hexdigest()
+    from isthmus.data.tables import holds_images, image_files
+
+    if holds_images(path):
+        files = [(str(file), _sha256(str(file))) for file, _ in image_files(Path(path))]
+        return hashlib.sha256(repr(files).encode()).hexdigest()
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -200,6 +205,8 @@ def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tup
         frame = read_table(table)
         schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
         rows = schema.encode(frame)
+        if schema.image:
+            recipe = recipe.update(columns={"image": schema.image})
     from isthmus.fitting import fit as fit_matrix
 
     terminal = sys.stderr.isatty()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 from numpy.typing import NDArray
 
 from isthmus.data.tables.wording import one_line
@@ -19,7 +19,9 @@ from isthmus.errors import InputError
 __all__ = [
     "MOST_PIXELS",
     "SUFFIXES",
+    "grey_levels",
     "holds_images",
+    "image_files",
     "is_idx",
     "png_grid",
     "read_idx",
@@ -31,7 +33,7 @@ __all__ = [
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """Of the image files that are read."""
 
-MOST_PIXELS = 50_000_000
+MOST_PIXELS = 1 << 22
 """Numbers of one image, all channels; a file that claims more is refused."""
 
 _GREY, _COLOUR = ("1", "L"), ("P", "RGB", "RGBA", "LA", "CMYK", "YCbCr")
@@ -67,7 +69,12 @@ def is_idx(path: str | Path) -> bool:
 
 
 def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The images of a folder in the order of their names, and the class of each: its sub-folder, else nothing."""
+    """The images of a folder in the order of their names, and the class of each: its sub-folder, else nothing.
+
+    Example:
+        >>> list(image_files(Path("tests/models")))
+        []
+    """
     for path in sorted(folder.iterdir()):
         if path.is_file() and _is_image(path.name):
             yield path, ""
@@ -129,11 +136,13 @@ def read_image(
 
     try:
         with Image.open(file) as image:
-            if image.mode not in (*_GREY, *_COLOUR) or math.prod(image.size) * 3 > MOST_PIXELS:
-                raise ValueError(f"an image of mode {image.mode} and size {image.size}: convert it to 8 bits a colour")
-            pixels = np.asarray(change(image.convert("L" if image.mode in _GREY else "RGB")))
+            channels = {**dict.fromkeys(_GREY, 1), **dict.fromkeys(_COLOUR, 3)}.get(image.mode)
+            if channels is None or math.prod(image.size) * channels > MOST_PIXELS:
+                allowed = f"8 bits a colour and at most {MOST_PIXELS:,} numbers"
+                raise ValueError(f"one of mode {image.mode} and size {image.size}, where {allowed} are taken")
+            pixels = np.asarray(change(image.convert("L" if channels == 1 else "RGB")))
     except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, zlib.error) as error:
-        raise InputError(f"expected an image in {file}; got {one_line(error)}; convert or remove it") from error
+        raise InputError(f"expected an image in {file}; got {one_line(error)}; convert, shrink or remove it") from error
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
@@ -173,6 +182,21 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         got = f"{len(content)} bytes that begin with {content[:4].hex(' ')}"
         raise InputError(f"expected an idx file of bytes in {path}; got {got}; {advice}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+
+
+def grey_levels(images: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Images as bytes: bytes as they are, numbers within 0 and 1 times 255, others from the smallest to the largest.
+
+    Example:
+        >>> grey_levels(np.array([[[0.0, 1.0]]])).tolist(), grey_levels(np.array([[[-1, 300]]])).tolist()
+        ([[[0, 255]]], [[[0, 255]]])
+    """
+    if images.dtype == np.uint8:
+        return images
+    low, high = float(images.min()), float(images.max())
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return np.rint(255 * (images.astype(np.float64) - low) / max(high - low, 1e-300)).astype(np.uint8)
 
 
 def png_grid(
