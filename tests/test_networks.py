@@ -1,6 +1,5 @@
 """The encoder-decoder pairs of the catalogue."""
 
-import json
 import math
 from typing import get_args
 
@@ -104,32 +103,6 @@ def test_patches_are_put_together_as_they_were_cut():
     patches = Patches(2)(x)
     assert torch.equal(patches[0, 1].reshape(3, 2, 2), x[0, :, :2, 2:4])
     assert torch.equal(transformers._Assembled(2)(patches.unflatten(2, (3, 4)).unflatten(1, (2, 3))), x)
-
-
-COMPILED = """
-import json, sys, torch
-from isthmus.flows import FreeFormFlow
-from isthmus.networks import NETWORKS
-from isthmus.objective import FreeForm
-options = json.loads(sys.argv[1])
-differences = []
-for name, sizes in options.items():
-    torch.manual_seed(0)
-    flow = FreeFormFlow(*NETWORKS[name](32, 3, 2, **sizes), 32, 3, 2)
-    x, c, objective = torch.randn(4, 32), torch.randn(4, 2), FreeForm(beta=1.0)
-    values = []
-    for run in (objective, torch.compile(objective, fullgraph=True, backend="aot_eager")):
-        torch.manual_seed(1)
-        flow.zero_grad()
-        run(flow, x, c).total.mean().backward()
-        values.append(torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None]))
-    differences.append(float((values[0] - values[1]).abs().max() / values[0].abs().max()))
-print(json.dumps(differences))
-"""
-
-
-def test_training_of_image_pairs_is_compiled_whole(fresh_python):
-    assert max(fresh_python(COMPILED, json.dumps(SMALL))) < 1e-4
 
 
 @pytest.mark.parametrize(
