@@ -46,7 +46,7 @@ _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256
 _TRIAL_STEPS = 1_200  # after half as many curves seem to gain on POWER, where after 10,000 they lose 0.2 nats
 _SAMPLES = 5_000  # drawn after a trial, at most
 _SIGNIFICANT = 1.645  # standard errors, one-sided at 5 %
-_AS_THEY_ARE = {"heavy_tails": False, "dequantise": False, "drop": False}
+_AS_THEY_ARE: dict[str, Any] = {"heavy_tails": False, "dequantise": False, "drop": False}
 
 
 def fit(

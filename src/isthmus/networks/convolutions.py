@@ -206,8 +206,8 @@ def _halved(size: Size, n: int) -> list[Size]:
 def _doubling(inputs: int, outputs: int, kernel: int, source: Size, target: Size) -> nn.ConvTranspose2d:
     """A transposed convolution of stride 2 from one size to another."""
     padding = _padding(kernel, source, target)
-    extra = tuple(t - (2 * s - 2 + kernel - 2 * p) for s, t, p in zip(source, target, padding, strict=True))
-    return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, extra)
+    height, width = (t - (2 * s - 2 + kernel - 2 * p) for s, t, p in zip(source, target, padding, strict=True))
+    return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, (height, width))
 
 
 def _padding(kernel: int, small: Size, large: Size) -> Size:

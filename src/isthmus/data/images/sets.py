@@ -79,11 +79,20 @@ def _set(name: str, summary: str, read: _Reader, latent_dim: int | None = None) 
             parts = torch.from_numpy(split.x.reshape(len(split.x), -1)).split(_VALIDATION)
             return torch.cat([(pixels.spread(p, generator) if dequantise else p / 255).float() for p in parts])
 
-        x = [rows(split) for split in splits]
-        c = [_one_hot(split, splits) for split in splits] if labels else [None] * 3
-        shape = tuple(splits[0].x.shape[1:])
-        contexts = dict(zip(("train_context", "validation_context", "test_context"), c, strict=True))
-        return Dataset(name, *x, latent_dim, image=(shape[0], shape[1], shape[2]), **contexts)
+        train, validation, test = (rows(split) for split in splits)
+        contexts = [_one_hot(split, splits) if labels else None for split in splits]
+        _, channels, height, width = splits[0].x.shape
+        return Dataset(
+            name,
+            train,
+            validation,
+            test,
+            latent_dim,
+            train_context=contexts[0],
+            validation_context=contexts[1],
+            test_context=contexts[2],
+            image=(channels, height, width),
+        )
 
     load.__name__ = load.__qualname__ = name
     load.__doc__ = f"{summary}\n\nThe keywords are those of `{__name__}`."
@@ -139,7 +148,7 @@ def _cifar10(folder: Folder, _: int) -> _Splits:
             return _Split(x.reshape(len(label), 3, 32, 32), label)
 
     batches = [batch(f"data_batch_{k}") for k in range(1, 6)]
-    train = _Split(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))  # type: ignore[arg-type]
+    train = _Split(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
     return _official(train, batch("test_batch"), len(train.x) // 5)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -253,8 +253,8 @@ def _write_png(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
 
 def _write_npz(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
     if any(_is_images(series) for _, series in frame.items()):
-        columns = {_PLURAL.get(name, name): np.array(series.tolist()) for name, series in frame.items()}
-        np.savez(stream, **columns)
+        columns: dict[str, Any] = {str(name): np.array(series.tolist()) for name, series in frame.items()}
+        np.savez(stream, **{_PLURAL.get(name, name): array for name, array in columns.items()})
         return
     np.savez(stream, X=_numeric(frame), columns=np.array(frame.columns, dtype=str))
 

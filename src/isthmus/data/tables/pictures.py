@@ -227,7 +227,7 @@ def png_grid(
     return grid
 
 
-def write_png(image: UInt8[np.ndarray, "h w *channels"], file: str | Path | io.BufferedIOBase) -> None:
+def write_png(image: UInt8[np.ndarray, "h w *channels"], file: Any) -> None:
     """One image, (height, width) or (height, width, 1 or 3), to a file in PNG.
 
     Args:
