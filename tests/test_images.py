@@ -7,6 +7,7 @@ import math
 import pickle
 import sys
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -268,7 +269,13 @@ def test_what_is_no_image_of_eight_bits_is_refused(tmp_path):
         with pytest.raises(InputError, match="expected an image in"):
             read_image(path)
     write_png(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8), path)
-    path.write_bytes(path.read_bytes()[:-500])
+    content = path.read_bytes()
+    for side in (10_000, 100_000):  # pillow warns of the first and refuses the second
+        head = b"IHDR" + 2 * side.to_bytes(4, "big") + content[24:29]
+        path.write_bytes(content[:12] + head + zlib.crc32(head).to_bytes(4, "big") + content[33:])
+        with pytest.raises(InputError, match="expected an image in"):
+            read_image(path)
+    path.write_bytes(content[:-500])
     with pytest.raises(InputError, match="expected an image in"):
         read_image(path)
 

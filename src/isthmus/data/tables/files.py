@@ -187,7 +187,7 @@ def _read_png(path: Path) -> pd.DataFrame:
 def _read_folder(path: Path) -> pd.DataFrame:
     images, classes = read_images(path)
     frame = pd.DataFrame({"image": _images(images.transpose(0, 2, 3, 1))})
-    return frame.assign(label=classes) if any(classes) else frame
+    return frame.assign(label=[label or None for label in classes]) if any(classes) else frame
 
 
 def _read_idx(path: Path) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import gzip
 import io
 import math
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,14 +135,15 @@ def read_image(
     """
     from PIL import Image, UnidentifiedImageError
 
+    bombs = (Image.DecompressionBombWarning, Image.DecompressionBombError)
     try:
-        with Image.open(file) as image:
+        with warnings.catch_warnings(action="error", category=bombs[0]), Image.open(file) as image:
             channels = {**dict.fromkeys(_GREY, 1), **dict.fromkeys(_COLOUR, 3)}.get(image.mode)
             if channels is None or math.prod(image.size) * channels > MOST_PIXELS:
                 allowed = f"8 bits a colour and at most {MOST_PIXELS:,} numbers"
                 raise ValueError(f"one of mode {image.mode} and size {image.size}, where {allowed} are taken")
             pixels = np.asarray(change(image.convert("L" if channels == 1 else "RGB")))
-    except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, zlib.error) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, zlib.error, *bombs) as error:
         raise InputError(f"expected an image in {file}; got {one_line(error)}; convert, shrink or remove it") from error
     return pixels.reshape(*pixels.shape[:2], -1)
 
