@@ -2,6 +2,8 @@
 brute-force answers they are held against, which use nothing of `isthmus.autodiff`.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from isthmus import networks
 from isthmus.flows import FLOWS, FreeFormFlow, VariationalFlow
+from isthmus.networks.chains import Modulate
 
 
 def randn(*shape):
@@ -110,6 +113,18 @@ class LegacyAttention(FusedAttention):
         return Legacy.apply(super().attend(tokens))
 
 
+def image_case(pair, shape, C=0, **options):
+    """A pair for images, its FiLM layers away from the zeros that they start from."""
+
+    def build(D, d, C):
+        modules = pair(D, d, C, shape=shape, blocks=1, width=8, **options)
+        for layer in (layer for module in modules for layer in module.modules() if isinstance(layer, Modulate)):
+            nn.init.normal_(layer.affine.weight, std=0.1)
+        return modules
+
+    return Case(build, D=math.prod(shape), C=C)
+
+
 def user_pair(module):
     return lambda D, d, C: (module(D, d, C), module(d, D, C))
 
@@ -149,7 +164,10 @@ PAIRS = {
     "residual": Case(lambda D, d, C: networks.residual_pair(D, d, C, width=8, depth=1)),
     "linear": Case(networks.linear_pair),
     "skip": Case(lambda D, d, C: networks.skip_pair(D, d, C, width=8)),
-    "convolutional": Case(lambda D, d, C: networks.convolutional_pair(D, d, C, shape=(1, 4, 8), channels=4), D=32),
+    "convolutional": image_case(networks.convolutional_pair, (1, 4, 8), channels=4),
+    "smooth convolutional": image_case(networks.convolutional_pair, (2, 4, 3), channels=4, kernel=5, smooth=True),
+    "residual convolutional": image_case(networks.residual_convolutional_pair, (1, 5, 8), channels=4, bottlenecks=1),
+    "transformer": image_case(networks.transformer_pair, (1, 4, 8), channels=8, depth=1, heads=2),
     "user": Case(user_pair(Residual)),
     "multihead": Case(user_pair(MultiheadAttention)),
     "fused": Case(user_pair(FusedAttention)),
@@ -157,7 +175,11 @@ PAIRS = {
     "legacy": Case(operator_pair(Legacy)),
     "legacy attention": Case(user_pair(LegacyAttention)),
 }
-PAIRS |= {f"{name} given c": Case(case.pair, C=2) for name, case in PAIRS.items() if name != "convolutional"}
+PAIRS |= {f"{name} given c": dataclasses.replace(case, C=2) for name, case in PAIRS.items()}
+PAIRS |= {
+    f"convolutional given {way} c": image_case(networks.convolutional_pair, (1, 4, 8), 2, channels=4, conditioning=way)
+    for way in ("one_hot", "embedded")
+}
 
 DIMENSIONS = {"d < D": (5, 2, 0), "d = 1": (3, 1, 0), "d = D": (3, 3, 0), "given c": (4, 2, 2)}
 

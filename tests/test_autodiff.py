@@ -89,7 +89,9 @@ def test_products_are_differentiable_in_points_and_vectors(name):
         x.requires_grad_()
         assert torch.autograd.gradcheck(lambda x, w, f=f: pull(f, x, w)[1], (x, w))
         assert torch.autograd.gradcheck(lambda x, f=f: jacobian(f, x)[1], (x,))
-        if "user" not in name:  # its LayerNorm: torch differentiates the tangent wrongly, see the module
+        if (
+            "user" not in name and "transformer" not in name
+        ):  # their LayerNorm: torch differentiates the tangent wrongly, see the module
             assert torch.autograd.gradcheck(lambda x, v, f=f: push(f, x, v)[1], (x, v))
 
 

@@ -19,7 +19,7 @@ from isthmus import cli, scoring, screens
 from isthmus.data.tables import read_table, write_table
 from isthmus.store import FORMAT
 
-VERBS = ("fit", "score", "sample", "encode", "decode", "evaluate", "report", "explore", "inspect", "list")
+VERBS = ("fit", "score", "sample", "encode", "decode", "evaluate", "report", "explore", "grids", "inspect", "list")
 SHORT = ("--set", "training.max_steps=20", "--set", "training.patience=99", "--no-report")
 ROWS = 120
 

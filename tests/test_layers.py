@@ -23,7 +23,7 @@ LEVELS = {
     10: {"sweep"},
     11: {"fitting"},
     12: {"estimator", "scoring", "plots"},
-    13: {"report", "screens", "explorer", "parts"},
+    13: {"report", "screens", "explorer", "parts", "grids"},
     14: {"cli"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
@@ -34,14 +34,15 @@ HEAVY = {
     "matplotlib": {"plots"},
     "jinja2": {"report"},
     "sklearn": {"data", "estimator", "columns", "metrics", "refit", "diagnostics", "report"},
-    "pandas": {"data", "scoring", "report", "explorer", "cli", "parts"},
+    "pandas": {"data", "scoring", "report", "explorer", "cli", "parts", "grids"},
     "pyarrow": {"data"},
     "pooch": {"data"},
     "requests": {"data"},
     "typer": {"cli"},
     "bokeh": {"explorer"},
     "tornado": {"explorer"},
-    "PIL": {"explorer"},
+    "PIL": {"data", "explorer"},
+    "torchvision": {"data"},
     "ray": {"parts"},
 }
 

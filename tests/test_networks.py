@@ -1,5 +1,8 @@
 """The encoder-decoder pairs of the catalogue."""
 
+import math
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,17 +12,31 @@ from torch import nn
 from cases import jacobians, row_maps
 from isthmus.errors import InputError
 from isthmus.flows import FreeFormFlow
-from isthmus.networks import NETWORKS, convolutional_pair, mlp_pair, skip_pair, start_at_principal_components
+from isthmus.networks import (
+    NETWORKS,
+    convolutional_pair,
+    mlp_pair,
+    residual_convolutional_pair,
+    skip_pair,
+    start_at_principal_components,
+    transformers,
+)
+from isthmus.networks.chains import Conditioning
+from isthmus.networks.transformers import Patches
 
-OPTIONS = {"convolutional": {"shape": (2, 4, 4), "channels": 6}}
+SHAPE = (2, 4, 4)
+IMAGE = {
+    "convolutional": {"channels": 6},
+    "residual_convolutional": {"channels": 6},
+    "transformer": {"channels": 8, "depth": 1},
+}
+SMALL = {name: {"shape": SHAPE, "blocks": 1, "width": 8, **options} for name, options in IMAGE.items()}
 
 
 @pytest.mark.parametrize("context_dim", [0, 2])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shapes_and_second_derivatives(name, context_dim):
-    if name == "convolutional" and context_dim:
-        pytest.skip("images take no context")
-    pair = NETWORKS[name](32, 3, context_dim, **OPTIONS.get(name, {}))
+    pair = NETWORKS[name](32, 3, context_dim, **SMALL.get(name, {}))
     c = torch.randn(4, context_dim) if context_dim else None
     encode, decode = ((lambda t, net=net: net(t) if c is None else net(t, c)) for net in pair)
     x = torch.randn(4, 32)
@@ -37,14 +54,70 @@ def test_shapes_and_second_derivatives(name, context_dim):
         )
 
 
-def test_convolutions_refuse_what_does_not_fit():
-    for arguments, options, problem in (
-        ((30, 2), {"shape": (2, 4, 4)}, "shape of 30 pixels"),
-        ((30, 2), {"shape": (1, 6, 5)}, "divisible by 4"),
-        ((32, 2, 1), {"shape": (2, 4, 4)}, "expected no context; got 1"),
-    ):
-        with pytest.raises(InputError, match=problem):
-            convolutional_pair(*arguments, **options)
+# ---------------------------------------------------------------------------------------------------- images
+
+
+def numbers(pair, *, without=()):
+    """How many parameters a pair has, those of some kinds of layers left out."""
+    layers = [layer for net in pair for layer in net.modules() if not isinstance(layer, without)]
+    return sum(p.numel() for layer in layers for p in layer.parameters(recurse=False))
+
+
+def test_the_networks_of_the_publications_have_their_numbers_of_parameters():
+    digits = convolutional_pair(784, 16, shape=(1, 28, 28))
+    assert numbers(digits, without=nn.GroupNorm) == 3_368_817
+    faces = {"shape": (3, 64, 64), "channels": 128, "kernel": 5, "smooth": True, "width": 256}
+    assert numbers(convolutional_pair(12288, 64, **faces)) == 34_336_963  # a BatchNorm has as many as a GroupNorm
+    pythae = residual_convolutional_pair(12288, 64, shape=(3, 64, 64), blocks=0)
+    assert numbers(pythae, without=nn.GroupNorm) == 1_623_491
+
+
+@pytest.mark.parametrize("conditioning", get_args(Conditioning))
+@pytest.mark.parametrize("name", IMAGE)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 7, 5), (3, 28, 20), (1, 2, 2), (1, 9, 33)])
+def test_any_height_and_width_and_every_way_to_tell_a_context(name, shape, conditioning):
+    D, options = math.prod(shape), {**IMAGE[name], "shape": shape, "blocks": 1, "width": 8}
+    for context_dim in (0, 3):
+        encoder, decoder = NETWORKS[name](D, 2, context_dim, conditioning=conditioning, **options)
+        x = torch.randn(2, D)
+        if not context_dim:
+            assert decoder(encoder(x)).shape == x.shape
+            continue
+        outputs = [(z := encoder(x, c), decoder(z.detach(), c)) for c in torch.eye(3)[:2, None].expand(-1, 2, -1)]
+        for one, other in zip(*outputs, strict=True):
+            assert one.shape == other.shape
+            assert not torch.allclose(one, other)  # the context matters
+        assert outputs[0][1].shape == x.shape
+
+
+@pytest.mark.parametrize("name", IMAGE)
+def test_a_row_of_pixels_stays_where_it_is(name):
+    """Moving one pixel of the input moves the first layer of its neighbourhood only: rows are read channels first."""
+    encoder, _ = NETWORKS[name](32, 3, **SMALL[name])
+    x = torch.arange(32.0)[None]
+    assert torch.equal(encoder.layers[0](x)[0], torch.arange(32.0).reshape(SHAPE))
+
+
+def test_patches_are_put_together_as_they_were_cut():
+    x = torch.randn(2, 3, 4, 6)
+    patches = Patches(2)(x)
+    assert torch.equal(patches[0, 1].reshape(3, 2, 2), x[0, :, :2, 2:4])
+    assert torch.equal(transformers._Assembled(2)(patches.unflatten(2, (3, 4)).unflatten(1, (2, 3))), x)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("convolutional", {"shape": (2, 4, 5)}, "shape of 32 pixels"),
+        ("residual_convolutional", {"shape": None}, "expected the shape of images of 32 numbers"),
+        ("convolutional", {"stages": 4}, "sides of at least 16 for 4 stages"),
+        ("transformer", {"patch": 3}, "patches of 3 x 3 to fill"),
+        ("transformer", {"channels": 6}, "multiple of 4 heads"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(name, options, problem):
+    with pytest.raises(InputError, match=problem):
+        NETWORKS[name](32, 2, **{**SMALL[name], **options})
 
 
 @pytest.mark.parametrize(

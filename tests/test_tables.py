@@ -19,6 +19,7 @@ from pandas.testing import assert_frame_equal
 from pydantic import ValidationError
 
 from isthmus.data.tables import FORMATS, MAX_LEVELS, Column, Schema, read_table, write_table
+from isthmus.data.tables.pictures import write_png
 from isthmus.errors import InputError
 
 NUMBERS = pd.DataFrame({"a": [1.5, -0.0, 5e-324], "b, c": [0.1, np.nan, 1e300], "naïve": [1, 2, 3]})
@@ -45,7 +46,7 @@ def fails(call, *fragments):
 # ----------------------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", sorted(FORMATS.keys() - {".png"}))
 def test_a_written_table_is_read_back(tmp_path, suffix):
     numeric = suffix in {".npy", ".npz"}
     frame, path = NUMBERS if numeric else MIXED, tmp_path / f"Table{suffix.upper()}"
@@ -153,8 +154,8 @@ def test_a_file_that_is_no_table(tmp_path, name):
     ("arrays", "fragments"),
     [
         ({"X": np.zeros((3, 2)), "y": np.zeros(2)}, ["X (3, 2)", "y (2,)"]),
-        ({"data": np.zeros((2, 2)), "images": np.zeros((2, 8, 8))}, ["data (2, 2)", "images (2, 8, 8)"]),
-        ({"images": np.zeros((2, 8, 8))}, ["(2, 8, 8)", "reshape"]),
+        ({"data": np.zeros((3, 2)), "images": np.zeros((2, 8, 8))}, ["data (3, 2)", "images (2, 8, 8)"]),
+        ({"volumes": np.zeros((2, 3, 8, 8, 8))}, ["(2, 3, 8, 8, 8)", "reshape"]),
         ({"a": np.zeros((2, 1)), "a0": np.zeros(2)}, ["'a0' more than once"]),
         ({"o": np.array([None, {}])}, ["an array of object"]),
         ({"none": np.zeros((0, 3))}, ["at least one row"]),
@@ -166,7 +167,7 @@ def test_arrays_that_are_no_table(tmp_path, arrays, fragments):
     fails(lambda: read_table(tmp_path / "t.npz"), "t.npz", *fragments)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", sorted(FORMATS.keys() - {".png"}))
 def test_damage_never_raises_anything_else(tmp_path, suffix):
     path, random = tmp_path / f"t{suffix}", np.random.default_rng(0)
     write_table(NUMBERS if suffix in {".npy", ".npz"} else MIXED, path)
@@ -556,3 +557,99 @@ def test_a_schema_that_no_table_has_is_refused(column):
         Schema.model_validate({"columns": [{"name": "x", **column}]})
     with pytest.raises(ValidationError):
         Schema.model_validate({"columns": [{"name": "x", "kind": "number", "dtype": "float64"}] * 2})
+
+
+# ------------------------------------------------------------------------------------------------------- images
+
+
+def pictures(n=6, shape=(4, 3), kind=np.uint8):
+    random = np.random.default_rng(0)
+    return pd.Series([random.integers(0, 256, shape).astype(kind) for _ in range(n)], dtype=object, name="image")
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 3), (2, 5, 4)])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_images_become_rows_channels_first_and_come_back(tmp_path, shape, kind):
+    frame = pd.DataFrame({"image": pictures(shape=shape, kind=kind), "label": pd.Categorical([0, 1, 2] * 2), "x": 1.5})
+    schema, notes = Schema.learn(frame, ["label"])
+    channels = shape[2] if len(shape) == 3 else 1
+    assert schema.image == (channels, *shape[:2])
+    assert any("no target (1): 'x'" in note for note in notes)
+    X, C = schema.encode(frame)
+    first = frame["image"][0].reshape(*shape[:2], channels)
+    assert np.array_equal(X[0].reshape(channels, *shape[:2]), first.transpose(2, 0, 1))
+    assert np.array_equal(C, np.tile(np.eye(3), (2, 1)))
+    assert Schema.model_validate_json(schema.model_dump_json()) == schema
+    back = schema.decode(X, C)
+    assert same(back["image"], frame["image"])
+    assert_frame_equal(back[["label"]], frame[["label"]])
+    write_table(back, tmp_path / "t.npz")
+    again = read_table(tmp_path / "t.npz")
+    assert same(again["image"], frame["image"])
+    assert_frame_equal(again[["label"]], frame[["label"]])
+
+
+def test_pixels_of_a_model_are_rounded_and_kept_within_their_type():
+    schema, _ = Schema.learn(pd.DataFrame({"image": pictures(shape=(1, 3))}))
+    assert schema.decode(np.array([[-7.0, 99.6, 300.0]]))["image"][0].tolist() == [[0, 100, 255]]
+
+
+def test_files_of_images_are_one_table(tmp_path):
+    images = pictures(4, (28, 20))
+    stack = np.stack(list(images))
+    for name, array in {"grey": stack, "last": stack[..., None], "first": np.stack(3 * [stack], 1)}.items():
+        np.savez(tmp_path / f"{name}.npz", images=array)
+        expected = images if name != "first" else [np.dstack(3 * [image]) for image in images]
+        assert same(read_table(tmp_path / f"{name}.npz")["image"], expected), name
+    for k, image in enumerate(images):
+        folder = tmp_path / "folder" / "ab"[k % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_png(image, folder / f"{k}.png")
+    frame = read_table(tmp_path / "folder")
+    assert same(frame["image"], images[[0, 2, 1, 3]])
+    assert frame["label"].tolist() == ["a", "a", "b", "b"]
+    assert same(read_table(tmp_path / "folder" / "a" / "2.png")["image"], images[[2]])
+    for kind, array in (("images-idx3", stack), ("labels-idx1", np.array([5, 0, 4, 1], np.uint8))):
+        head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        (tmp_path / f"t10k-{kind}-ubyte").write_bytes(head + array.tobytes())
+    frame = read_table(tmp_path / "t10k-images-idx3-ubyte")
+    assert same(frame["image"], images)
+    assert (frame["label"].tolist(), frame["label"].dtype.name) == ([5, 0, 4, 1], "category")
+
+
+def test_a_grid_of_images_is_a_picture(tmp_path):
+    for kind, values in ((np.uint8, [0, 255]), (np.float64, [0.0, 1.0]), (np.float64, [-3.0, 5.0])):
+        write_table(pd.DataFrame({"image": [np.full((60, 60), v, kind) for v in values]}), tmp_path / "t.png")
+        grid = read_table(tmp_path / "t.png")["image"][0]
+        assert grid.shape == (64, 126)
+        assert (int(grid[30, 30]), int(grid[30, 90]), int(grid[0, 0])) == (0, 255, 255)
+    fails(lambda: write_table(NUMBERS, tmp_path / "t.png"), "no column of images")
+    fails(lambda: write_table(pd.DataFrame({"image": pictures(shape=(2, 3, 5))}), tmp_path / "t.png"), "5 channels")
+
+
+def test_images_that_do_not_suit(tmp_path):
+    frame = pd.DataFrame({"image": pictures(), "other": pictures(), "x": 1.0})
+    fails(lambda: Schema.learn(frame), "one column of images", "'image', 'other'")
+    fails(lambda: Schema.learn(frame[["image"]], ["image"]), "'image' as target")
+    schema, _ = Schema.learn(frame[["image"]])
+    for bad, told in ((np.zeros((3, 4)), "3 x 4 x 1"), (None, "missing"), ("a.png", "'a.png'")):
+        images = pictures()
+        images[2] = bad
+        fails(lambda images=images: schema.encode(pd.DataFrame({"image": images})), "4 x 3 x 1", told, "row 2")
+    holes = pd.DataFrame({"image": [np.full((4, 3), np.nan)]})
+    fails(lambda: schema.encode(holes), "finite numbers", "'image'")
+    fails(lambda: Schema.learn(pd.DataFrame({"image": [np.zeros((4, 3), complex)]})), "numbers, text")
+
+
+@pytest.mark.parametrize("change", [{"shape": []}, {"shape": [1, 0, 3]}, {"shape": [1, 4096, 4096]}, {"dtype": "S3"}])
+def test_a_damaged_column_of_images_is_no_schema(change):
+    column = Column.learn(pictures(), "data").model_dump(mode="json")
+    with pytest.raises(ValidationError):
+        Schema.model_validate({"columns": [{**column, **change}]})
+    number = Column.learn(pd.Series([1.0, 2.0], name="a"), "data").model_dump(mode="json")
+    with pytest.raises(ValidationError):
+        Schema.model_validate({"columns": [{**number, "shape": [1, 1, 1]}]})

@@ -110,6 +110,7 @@ class Columns(nn.Module):
         heavy_tails: bool = True,
         dequantise: bool = True,
         drop: bool = True,
+        image: tuple[int, int, int] | None = None,
     ) -> "Columns":
         """Means, standard deviations, heavy-tailed, constant and integer columns of a table.
 
@@ -120,12 +121,14 @@ class Columns(nn.Module):
             heavy_tails: whether to curve columns where held-out rows gain by it; needs `standardise` and 200 rows.
             dequantise: whether to look for columns of integers.
             drop: whether columns that never vary are left out.
+            image: channels, height and width, where a row is an image: then no column is left out or curved, all have
+                one mean, one scale and one range, and all hold integers or none.
 
         Returns:
             The preparation.
 
         Raises:
-            InputError: every column is constant.
+            InputError: every column is constant, or a row is no image of this shape.
         """
         columns = cls(x.shape[1]).to(x.device, torch.float64)
         equal = torch.full((1, 1), 1 / len(x), dtype=torch.float64, device=x.device)
@@ -133,17 +136,24 @@ class Columns(nn.Module):
         columns.low, columns.high = x.amin(0).to(torch.float64), x.amax(0).to(torch.float64)
         largest = torch.maximum(columns.low.abs(), columns.high.abs())
         varies = _deviation(x, share) > _LEAST_DEVIATION * largest
+        if image is not None:
+            columns._check_image(image)
+            columns.low, columns.high = (v.expand(x.shape[1]).clone() for v in (columns.low.min(), columns.high.max()))
         if drop:
             if not varies.any():
                 raise InputError(
                     f"expected a column that varies; got {x.shape[1]} constant columns, none of which varies by more "
                     f"than {_LEAST_DEVIATION:g} of its largest value; give others, or subtract an offset"
                 )
-            columns.kept = varies
+            columns.kept = varies if image is None else torch.ones_like(varies)
         if dequantise:
             whole = torch.stack([(rows == rows.round()).all(0) for _, rows in by_rows(x)]).all(0)
             columns.integer = varies & whole & (largest < _LARGEST_INTEGER)
-        if standardise:
+            if image is not None:
+                columns.integer = (whole & (largest < _LARGEST_INTEGER)).all().expand(x.shape[1]).clone()
+        if standardise and image is not None:
+            columns._standardise_as_one(x, share)
+        elif standardise:
             columns._standardise_by(x, share, varies)
             if heavy_tails and len(x) >= _FEWEST_ROWS:
                 columns = columns._better_of(columns._with_curves(x, share, varies), x, share)
@@ -235,6 +245,20 @@ class Columns(nn.Module):
             spread = _mean(lambda rows: self._log_slope(rows).exp().square(), x, share) / 12
             deviation = torch.where(self.integer, (deviation.square() + spread).sqrt(), deviation)
         self.scale = torch.where(varies, deviation, 1.0)
+
+    def _standardise_as_one(self, x: Tensor, share: Tensor) -> None:
+        """Set one mean and one scale for all columns together."""
+        self._standardise_by(x, share, torch.ones_like(self.kept))
+        mean, variance = self.mean, self.scale.square()
+        self.mean = mean.mean().expand_as(mean).clone()
+        self.scale = (variance + (mean - self.mean).square()).mean().sqrt().expand_as(mean).clone()
+
+    def _check_image(self, image: tuple[int, int, int]) -> None:
+        n = len(self.mean)
+        if math.prod(image) != n:
+            raise InputError(
+                f"expected rows of {math.prod(image)} numbers for images of shape {image}; got {n}; mend it"
+            )
 
     def _with_curves(self, x: Tensor, share: Tensor, varies: Tensor) -> "Columns":
         """The same with every column curved that gains by it on its own."""

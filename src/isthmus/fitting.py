@@ -46,7 +46,7 @@ _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256
 _TRIAL_STEPS = 1_200  # after half as many curves seem to gain on POWER, where after 10,000 they lose 0.2 nats
 _SAMPLES = 5_000  # drawn after a trial, at most
 _SIGNIFICANT = 1.645  # standard errors, one-sided at 5 %
-_AS_THEY_ARE = {"heavy_tails": False, "dequantise": False, "drop": False}
+_AS_THEY_ARE: dict[str, Any] = {"heavy_tails": False, "dequantise": False, "drop": False}
 
 
 def fit(
@@ -352,12 +352,12 @@ def _fitting(flow: Flow, rows: Rows) -> Flow:
 
 
 def _sized(recipe: Recipe, n: int) -> Recipe:
-    """The recipe with narrower networks for few rows, where it leaves the width open."""
+    """The recipe with the shape of the images, and narrower networks for few rows, where it leaves these open."""
     network = recipe.flow.network
-    takes_width = "width" in inspect.signature(NETWORKS[network.kind]).parameters
-    if n >= _FEW_ROWS or "width" in network.options or not takes_width:
-        return recipe
-    return recipe.update(flow={"network": {**network.model_dump(), "width": _NARROW}})
+    sizes = {"shape": recipe.columns.image, "width": _NARROW if n < _FEW_ROWS else None}
+    taken = inspect.signature(NETWORKS[network.kind]).parameters.keys() - network.options.keys()
+    missing = {name: size for name, size in sizes.items() if name in taken and size is not None}
+    return recipe.update(flow={"network": {**network.model_dump(), **missing}}) if missing else recipe
 
 
 def _choose(recipe: Recipe, data: Split, run_dir: Path | None) -> tuple[Flow, tuple[dict[str, float], ...]]:

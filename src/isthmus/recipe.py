@@ -227,6 +227,9 @@ class ColumnsRecipe(_Record):
     dequantise: bool = Field(
         default=True, description="spread integer columns over [-1/2, 1/2) around each value in training"
     )
+    image: tuple[Count, Count, Count] | None = Field(
+        None, description="channels, height, width, where a row is an image: one mean and scale for all of its columns"
+    )
 
 
 class Recipe(_Record):

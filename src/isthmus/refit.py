@@ -43,6 +43,7 @@ _CHUNK_ROWS, _CHUNK_NUMBERS = 4_096, 4_000_000  # at once
 _NOISE_ROWS = 50_000
 _HELD_OUT_ROWS, _HELD_OUT_CODES = 1_000, 10_000
 _LARGEST_COVARIANCE = 128  # columns; above, low rank only
+_LARGEST_LOW_RANK = 512  # columns; above, isotropic unless asked for: axes of 784 columns take seconds a component
 _LEAST_VARIANCE = 1e-6  # of the noise in any direction: a thousandth of a column's standard deviation
 _FLOW_STEPS, _FLOW_BATCH, _FLOW_RATE = 200, 256, 4e-3
 _LEAST_SCALE = 1e-6  # of codes that a flow is fitted to
@@ -297,7 +298,8 @@ class _Trial:
         D, gaussians = self.residuals.shape[1], gaussian_components(self._base(lazy)) is not None
         if self.flow.whole_space:
             return ["none"]
-        possible = ["isotropic", *(["low_rank"] * (gaussians and _SETTINGS["low_rank"][0]["rank"] < D))]
+        few = D <= _LARGEST_LOW_RANK or choice == "low_rank"
+        possible = ["isotropic", *(["low_rank"] * (gaussians and few and _SETTINGS["low_rank"][0]["rank"] < D))]
         possible += ["component"] * (gaussians and D <= _LARGEST_COVARIANCE)
         return [kind for kind in possible if choice in ("auto", kind)] or possible[-1:]
 

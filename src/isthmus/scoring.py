@@ -55,7 +55,8 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -
 
     Returns:
         `log_density` in nats, and `reconstruction_error`, the squared distance to the reconstruction on standardised
-        columns; in the order of the rows. Where the model does not reconstruct its own data also `untrusted`, why.
+        columns; in the order of the rows. Of images of whole numbers also `bits_per_dimension`, unless the density is
+        that of the manifold. Where the model does not reconstruct its own data also `untrusted`, why.
 
     Raises:
         InputError: the density is unknown, or the table does not suit the model.
@@ -73,8 +74,27 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -
     log_density = model.log_prob(rows.x, rows.c, density=density)  # type: ignore[arg-type]
     log_density = torch.where(log_density.isnan(), -torch.inf, log_density)  # so far away that arithmetic overflows
     scores = pd.DataFrame({"log_density": log_density.numpy(), "reconstruction_error": _errors(model, rows).numpy()})
+    if density != "manifold" and _dequantised(fitted):
+        scores["bits_per_dimension"] = bits_per_dimension(fitted, scores["log_density"])
     reason = untrusted(fitted)
     return scores if reason is None else scores.assign(untrusted=reason)
+
+
+def bits_per_dimension(fitted: Fitted, log_density: Any) -> Any:
+    """Log densities of images as bits a number of them: `-log p / (D log 2)`.
+
+    Of whole numbers, whose log density is the mean over the unit around each, an upper bound of `-log2 P / D`.
+
+    Args:
+        fitted: the model and its record.
+        log_density: in nats.
+    """
+    return -log_density / (fitted.model.columns.mean.shape[0] * math.log(2))
+
+
+def _dequantised(fitted: Fitted) -> bool:
+    """Whether rows are images of whole numbers."""
+    return fitted.recipe.columns.image is not None and bool(fitted.model.columns.integer.all())
 
 
 def untrusted(fitted: Fitted) -> str | None:
@@ -195,7 +215,7 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         `fid_like`, `energy_distance`, `c2st_auc` and `reconstruction_mse` on standardised columns; mean log densities
         in nats a row: `manifold_log_likelihood`, `ambient_log_likelihood` (importance-sampled, with
         `ambient_standard_error`, on `ambient_rows`), `ambient_log_likelihood_linearised`, and `ambient_gap`, by how
-        much the latter exceeds the former on the same rows; `seconds`.
+        much the latter exceeds the former on the same rows; of images of whole numbers `bits_per_dimension`; `seconds`.
 
     Raises:
         InputError: the table does not suit the model.
@@ -214,6 +234,8 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
     figures["reconstruction_mse"] = float(_errors(model, rows).mean())
     figures["manifold_log_likelihood"] = float(model.log_prob(rows.x, rows.c, density="manifold").mean())
     figures |= _ambient(model, rows)
+    if _dequantised(fitted):
+        figures["bits_per_dimension"] = bits_per_dimension(fitted, figures["ambient_log_likelihood"])
     return figures | {"seconds": time.monotonic() - started}
 
 

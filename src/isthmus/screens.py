@@ -176,6 +176,8 @@ def of_evaluation(figures: Mapping[str, Any]) -> list[Line]:
         "energy_distance": (figures["energy_distance"], distance),
         "c2st_auc": (figures["c2st_auc"], "samples against rows, 0.5 is best, 1 is worst"),
     }
+    if "bits_per_dimension" in figures:
+        shown["bits per dimension"] = figures["bits_per_dimension"], "of the log density above, lower is better"
     return [
         ("rows", f"{figures['n']:,}", ""),
         ("dimensions", f"{figures['D']} -> {figures['d']} -> {figures['D']}", ""),

@@ -21,7 +21,8 @@ ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # 
 
 app = typer.Typer(
     help="Learn the manifold that a table lies on, and the probability density on it.",
-    epilog="A TABLE is a .csv, .tsv, .parquet, .feather, .npy or .npz file, or - for CSV on standard input.",
+    epilog="A TABLE is a .csv, .tsv, .parquet, .feather, .npy or .npz file, a folder of images, or - for CSV on "
+    "standard input.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -97,10 +98,11 @@ def read(table: str) -> Any:
 
 def is_long(tables: Sequence[str], *, stream: bool) -> bool:
     """Whether a table is to be read as a stream: several files, a folder, a pattern, or one file on demand."""
+    from isthmus.data.tables import holds_images
+
     only = tables[0]
-    return (
-        stream or len(tables) > 1 or os.path.isdir(only) or (not os.path.exists(only) and bool(set(only) & set("*?[")))
-    )
+    pattern = not os.path.exists(only) and bool(set(only) & set("*?["))
+    return stream or len(tables) > 1 or pattern or (os.path.isdir(only) and not holds_images(only))
 
 
 def write(frame: Any, output: str | None) -> None:

@@ -59,7 +59,9 @@ def fit(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a model, or an unfinished fit, that is already there.")
     ] = False,
-    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html into the folder.")] = False,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Write no report.html and no pictures into the folder.")
+    ] = False,
     resume: Annotated[
         Path | None, typer.Option(metavar="MODEL.run", help="Go on with an interrupted fit; takes no TABLE.")
     ] = None,
@@ -70,8 +72,12 @@ def fit(
     Text, booleans, times and missing values are turned into numbers, constant columns are left out; what was done is
     said, and undone by the other verbs. A tenth of the rows is held out to choose by.
 
-    Several Parquet files or a folder are one long table, which need not fit into memory: a sample of at most 250,000
-    rows is what everything is learnt from and chosen by, and the training sees all the others too.
+    A folder of PNG or JPEG images, an .npz file with an array of images, or an idx file is a table of images, learnt by
+    convolutional networks unless others are named. The sub-folders of a folder, or the labels beside an array, are a
+    column label, for --target. Grids of images are written into the model's folder.
+
+    Several Parquet files or a folder of them are one long table, which need not fit into memory: a sample of at most
+    250,000 rows is what everything is learnt from and chosen by, and the training sees all the others too.
 
     While it works it keeps what it has learnt in MODEL.run, beside the model. After a crash or Ctrl-C
     `isthmus fit --resume MODEL.run` goes on from there and ends with the same model.
@@ -92,10 +98,11 @@ def fit(
     elif not table or output is None:
         raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
     else:
-        text = _recipe(recipe, [*(settings or []), *overrides]).dump()
-        command = {"targets": target or [], "force": force, "report": not no_report}
+        asked = _recipe(recipe, [*(settings or []), *overrides])
+        named = "network" in asked.flow.model_fields_set
+        command = {"targets": target or [], "force": force, "report": not no_report, "network named": named}
         tables = table if is_long(table, stream=stream) else table[0]
-        _go_on(_begin(tables, output, text, command), as_json=as_json, new=True)
+        _go_on(_begin(tables, output, asked.dump(), command), as_json=as_json, new=True)
 
 
 def _begin(table: str | list[str], output: Path, recipe: str, command: Mapping[str, Any]) -> Path:
@@ -122,6 +129,11 @@ def _sha256(path: str | list[str]) -> str | None:
         from isthmus.data.tables import Parquet
 
         return hashlib.sha256(repr(Parquet.open(*path).fingerprint()).encode()).hexdigest()
+    from isthmus.data.tables import holds_images, image_files
+
+    if holds_images(path):
+        files = [(str(file), _sha256(str(file))) for file, _ in image_files(Path(path))]
+        return hashlib.sha256(repr(files).encode()).hexdigest()
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -167,9 +179,11 @@ def _go_on(run_dir: Path, *, as_json: bool, new: bool) -> None:
         save(fitted, folder, force=force)
         runs.end(run_dir)
     if command["report"]:
-        from isthmus import report
+        from isthmus import grids, report
 
         with contextlib.suppress(KeyboardInterrupt), busy("writing the report; Ctrl-C leaves it out"):
+            if fitted.schema and fitted.schema.image and fitted.schema.image[0] in (1, 3):
+                grids.write(fitted, frame, folder)
             report.write(fitted, folder / "report.html", frame, folder=folder)
     if as_json:
         keys = ("seconds", "steps", "latent_dim", "beta", "validation", "health")
@@ -200,6 +214,9 @@ def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tup
         frame = read_table(table)
         schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
         rows = schema.encode(frame)
+        if schema.image:
+            flow = {} if command["network named"] else {"network": {"kind": "convolutional"}}
+            recipe = recipe.update(columns={"image": schema.image}, flow=flow)
     from isthmus.fitting import fit as fit_matrix
 
     terminal = sys.stderr.isatty()

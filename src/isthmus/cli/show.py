@@ -13,6 +13,7 @@ from isthmus.cli.common import (
     ARGUMENTS,
     AsJson,
     ModelFolder,
+    Seed,
     Strict,
     Table,
     app,
@@ -98,6 +99,30 @@ def explore_model(
     sys.stdout.flush()
     say("Ctrl-C ends it")
     page.run(browser=not no_browser)
+
+
+@app.command("grids", epilog="Example: isthmus grids model images/ -o pictures")
+def draw_grids(
+    model: ModelFolder,
+    table: Annotated[str, typer.Argument(metavar="IMAGES", help="Images as those of the fit: a folder, .npz or idx.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="An existing folder; by default MODEL.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Grids of images as PNG: samples, reconstructions, interpolations, and nearest neighbours of samples.
+
+    Of a conditional model a line of samples is one class. Below each image is its reconstruction, and below each sample
+    are the three of IMAGES that are nearest to it, pixel by pixel: with those of the fit, whether it only remembers.
+    """
+    from isthmus import grids
+
+    fitted, frame, folder = load_model(model), read(table), output or model
+    if not folder.is_dir():
+        raise InputError(f"expected an existing folder; got {folder}; create it first")
+    with busy("drawing images"):
+        files = grids.write(fitted, frame, folder, seed=seed)
+    screens.print_rows([(file.stem, str(file), "") for file in files])
 
 
 @app.command("inspect", epilog="Example: isthmus inspect model")

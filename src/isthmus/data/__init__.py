@@ -6,6 +6,7 @@ A new one is a function `(**options) -> Dataset` with fixed splits by `seed`, an
 from collections.abc import Callable
 
 from isthmus.data.dataset import Dataset, LogDensity
+from isthmus.data.images import IMAGES
 from isthmus.data.maf import gas, hepmass, miniboone, power
 from isthmus.data.tabular import TABLES
 from isthmus.data.toy import (
@@ -35,4 +36,5 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "hepmass": hepmass,
     "miniboone": miniboone,
     **TABLES,
+    **IMAGES,
 }

@@ -1,5 +1,6 @@
 """The record that every data set is: three fixed splits and, where it is known, the truth about them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,9 +31,10 @@ class Dataset:
         validation_context: See `train_context`.
         test_context: See `train_context`.
         columns: Names of the D columns; empty if they have none.
+        image: Channels, height and width, where a row is an image, channels first; None if it is none.
 
     Raises:
-        InputError: The splits differ in columns, or a context or `columns` does not fit them.
+        InputError: The splits differ in columns, or a context, `columns` or `image` does not fit them.
 
     Example:
         >>> import torch
@@ -52,6 +54,7 @@ class Dataset:
     validation_context: Float[Tensor, "m C"] | None = None
     test_context: Float[Tensor, "k C"] | None = None
     columns: tuple[str, ...] = ()
+    image: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         for split in ("train", "validation", "test"):
@@ -66,6 +69,8 @@ class Dataset:
                 )
         if self.columns and len(self.columns) != self.data_dim:
             raise InputError(f"expected {self.data_dim} column names; got {len(self.columns)}; name each, or none")
+        if self.image and math.prod(self.image) != self.data_dim:
+            raise InputError(f"expected an image of {self.data_dim} numbers; got shape {self.image}; correct it")
 
     @property
     def data_dim(self) -> int:

@@ -20,6 +20,15 @@ __all__ = ["PUBLIC", "data_folder", "find", "read_arrays", "reading"]
 
 _MAF = ("https://zenodo.org/record/1161203/files/data.tar.gz", "md5:9b9c9b0375315ad270eba4ce80c093ab")  # 857 MB
 
+_CIFAR = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a")  # 170 MB
+_MNIST = {  # of torchvision, as those of Fashion-MNIST and CIFAR-10
+    "train-images-idx3": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+    "train-labels-idx1": ("d53e105ee54ea40749a09fcbcd1e9432", "25c81989df183df01b3e8a0aad5dffbe"),
+    "t10k-images-idx3": ("9fb629c4189551a2d022fa330f9573f3", "bef4ecab320f06d8554ea6380940ec79"),
+    "t10k-labels-idx1": ("ec29112dd5afa0611ce80d1b7f02629c", "bb300cfdad3c16e7a12a480ee83cd310"),
+}
+_ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+
 PUBLIC: dict[str, tuple[str, str]] = {
     "power/data.npy": _MAF,
     "gas/ethylene_CO.pickle": _MAF,
@@ -30,6 +39,15 @@ PUBLIC: dict[str, tuple[str, str]] = {
         "https://raw.githubusercontent.com/vislearn/FFF/main/fff/data/raw_data/torus/rna.tsv",
         "sha256:189183ca25bd45c8a7578d3c1cd8a555b5139bb1ab0ac1a0bd25672be19badf7",
     ),
+    **{f"cifar-10-batches-py/{batch}": _CIFAR for batch in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")},
+    **{
+        f"mnist/{file}-ubyte.gz": (f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}-ubyte.gz", f"md5:{md5}")
+        for file, (md5, _) in _MNIST.items()
+    },
+    **{
+        f"fashion_mnist/{file}-ubyte.gz": (f"{_ZALANDO}/{file}-ubyte.gz", f"md5:{md5}")
+        for file, (_, md5) in _MNIST.items()
+    },
 }
 """File in the data folder -> the address and checksum of itself, or of the .tar.gz that has it."""
 

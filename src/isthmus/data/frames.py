@@ -1,7 +1,7 @@
-"""Reading the data frames that old versions of pandas pickled, without pandas and without running what a pickle says.
+"""Reading frames and arrays that old versions of pandas and NumPy pickled, without running what a pickle says.
 
-A pickle names functions and classes and what to call them with. Here the few names of a frame's own pickle all stand
-for one inert class, which keeps the arguments and the state and does nothing with them; any other name is refused. The
+A pickle names functions and classes and what to call them with. Here the few names of such a pickle all stand for
+one inert class, which keeps the arguments and the state and does nothing with them; any other name is refused. The
 table is then put together from the records.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from isthmus.data.fetch import reading
 
-__all__ = ["read_frame"]
+__all__ = ["read_frame", "read_pickled"]
 
 _NAMES = frozenset(
     [
@@ -84,6 +84,30 @@ def read_frame(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     """
     with reading(path, "a frame of numbers pickled by pandas 0.14 to 0.25"), path.open("rb") as file:
         return _table(_Unpickler(file, encoding="latin1").load())
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """A dict of arrays, lists and text that was pickled under Python 2 or 3, protocols 0 to 3.
+
+    Args:
+        path: The file. It is safe to read, whoever made it.
+
+    Returns:
+        The values by their names.
+
+    Raises:
+        InputError: The file is no such pickle, or names a function or class that arrays do not need.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "batch").write_bytes(pickle.dumps({"labels": [6, 9]}, protocol=2))
+        ...     read_pickled(Path(folder, "batch"))
+        {'labels': [6, 9]}
+    """
+    with reading(path, "a pickled dict of arrays"), path.open("rb") as file:
+        stored = _Unpickler(file, encoding="latin1").load()
+        return {name: _array(value) if isinstance(value, _Record) else value for name, value in stored.items()}
 
 
 def _table(frame: _Record) -> tuple[list[str], NDArray[np.float64]]:

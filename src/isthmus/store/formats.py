@@ -19,7 +19,7 @@ from isthmus.store.folders import CHECKSUMS, read_bytes, verify
 
 __all__ = ["FORMAT", "MIGRATIONS", "Config", "read_config", "read_json"]
 
-FORMAT = 3
+FORMAT = 4
 _SIGNED = 3  # the first format with checksums
 
 Record = dict[str, Any]
@@ -30,7 +30,15 @@ def _with_checksums(record: Record) -> Record:
     return record
 
 
-MIGRATIONS: dict[int, Callable[[Record], Record]] = {2: _with_checksums}
+def _with_stages(record: Record) -> Record:
+    """In format 4 tables have images, and the convolutional pair more options: before it had two stages and no more."""
+    match record:
+        case {"recipe": {"flow": {"network": {"kind": "convolutional"} as network}}}:
+            network.update(stages=2, kernel=4, blocks=0)
+    return record
+
+
+MIGRATIONS: dict[int, Callable[[Record], Record]] = {2: _with_checksums, 3: _with_stages}
 """Format -> function from its record to that of the next format."""
 
 

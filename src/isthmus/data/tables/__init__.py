@@ -7,6 +7,7 @@ the context C (n, C). The map between the two is learnt once, by `Schema.learn`,
     boolean                one feature, 0 or 1
     time, duration         one feature, seconds (since 1970-01-01 UTC), exact to the microsecond
     category, text         one feature a level (one-hot); argmax on the way back
+    image                  one feature a number, channels first; an array (height, width[, channels]) a row
     constant, all missing  no feature; refilled on the way back
     with missing values    as above, filled with the median (no level), and a last feature: 1 where the value is missing
 
@@ -17,7 +18,19 @@ Rows are counted from 0, as in `frame.iloc`.
 
 from isthmus.data.tables.columns import Column
 from isthmus.data.tables.files import FORMATS, read_table, write_table
+from isthmus.data.tables.pictures import holds_images, image_files
 from isthmus.data.tables.schema import MAX_LEVELS, Schema
 from isthmus.data.tables.stream import Parquet, Stream
 
-__all__ = ["FORMATS", "MAX_LEVELS", "Column", "Parquet", "Schema", "Stream", "read_table", "write_table"]
+__all__ = [
+    "FORMATS",
+    "MAX_LEVELS",
+    "Column",
+    "Parquet",
+    "Schema",
+    "Stream",
+    "holds_images",
+    "image_files",
+    "read_table",
+    "write_table",
+]

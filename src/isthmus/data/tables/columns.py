@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -11,12 +12,15 @@ from jaxtyping import Bool, Float
 from pandas.api import types
 from pydantic import BaseModel, ConfigDict, Field
 
+from isthmus.data.tables.pictures import MOST_PIXELS
 from isthmus.data.tables.wording import quoted, reject
 from isthmus.errors import InputError
 
-Kind = Literal["number", "boolean", "time", "category", "empty"]
+Kind = Literal["number", "boolean", "time", "category", "image", "empty"]
 Role = Literal["data", "context"]
 Level = bool | int | float | str
+
+_PIXELS = "iuf"  # kinds of arrays that are images
 
 
 def named(frame: pd.DataFrame, where: str = "") -> pd.DataFrame:
@@ -57,9 +61,21 @@ def _plain(series: pd.Series) -> pd.Series:
     return pd.to_datetime(series) if inferred == "date" else series
 
 
+def is_image(value: object) -> bool:
+    """Whether a value is an array of numbers (height, width) or (height, width, channels).
+
+    Example:
+        >>> is_image(np.zeros((28, 28, 3))), is_image(np.zeros(28)), is_image("a.png")
+        (True, False, False)
+    """
+    return isinstance(value, np.ndarray) and value.ndim in (2, 3) and value.dtype.kind in _PIXELS and value.size > 0
+
+
 def _kind(series: pd.Series) -> Kind:
     if series.isna().all():
         return "empty"
+    if series.dtype == object and is_image(series.iloc[0]):
+        return "image"
     if isinstance(series.dtype, pd.CategoricalDtype):
         return "category"
     inferred = types.infer_dtype(series, skipna=True)
@@ -72,6 +88,11 @@ def _kind(series: pd.Series) -> Kind:
     odd = (series.notna() & (inferred != "string")).to_numpy(dtype=bool)
     reject(odd, series, "only numbers, text, booleans or times", f"convert or remove this column of type {inferred}")
     return "category"
+
+
+def _told(value: object) -> object:
+    """An image in a message."""
+    return " x ".join(map(str, (*value.shape, 1)[:3])) if isinstance(value, np.ndarray) else value
 
 
 def _levels(series: pd.Series) -> tuple[Level, ...]:
@@ -144,6 +165,7 @@ class Column(BaseModel):
         constant: only one value was seen, so there is no feature but the indicator, if any.
         has_missing: values were missing, so the last feature is the indicator.
         integer: whole numbers only; rounded by `decode`.
+        shape: of an image, channels, height and width; its dtype is that of the pixels.
 
     Example:
         >>> Column.learn(pd.Series(["red", "blue", None], name="colour"), "data").features
@@ -161,6 +183,7 @@ class Column(BaseModel):
     constant: bool = False
     has_missing: bool = False
     integer: bool = False
+    shape: tuple[int, ...] = ()
 
     @classmethod
     def learn(cls, series: pd.Series, role: Role) -> Column:
@@ -172,6 +195,10 @@ class Column(BaseModel):
         learnt: dict[str, Any] = {"has_missing": bool(series.isna().any())}
         if column.kind == "empty":
             learnt = {"constant": True}
+        elif column.kind == "image":
+            first = series.iloc[0]
+            h, w, channels = (*first.shape, 1)[:3]
+            learnt = {"shape": (channels, h, w), "dtype": first.dtype.name, "integer": first.dtype.kind in "iu"}
         elif column.kind == "category":
             levels = _levels(series)
             learnt |= {"levels": levels, "constant": len(levels) == 1, "integer": True}
@@ -188,12 +215,17 @@ class Column(BaseModel):
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the matrix columns that this column becomes; none for a constant."""
+        if self.kind == "image":
+            return tuple(f"{self.name}[{','.join(map(str, place))}]" for place in np.ndindex(*self.shape))
         values = tuple(f"{self.name}={level}" for level in self.levels) or (self.name,)
         indicator = (f"{self.name} is missing",) if self.has_missing else ()
         return indicator if self.constant else values + indicator
 
     def encode(self, series: pd.Series, out: Float[np.ndarray, "n features"]) -> None:
         """Fills `out`, zeros so far, with the features of these values."""
+        if self.kind == "image":
+            self._fill(series, out)
+            return
         series = _plain(series)
         if self.kind == "category":
             codes = self._codes(series)
@@ -218,6 +250,8 @@ class Column(BaseModel):
         missing = block[:, -1] > 0.5 if self.has_missing else np.zeros(rows, dtype=bool)
         if self.kind == "empty":
             return pd.Series(None, index=range(rows), dtype=self._pandas_dtype())
+        if self.kind == "image":
+            return self._images(block)
         if self.kind == "category":
             width = len(self.levels)
             codes = np.zeros(rows, dtype=int) if self.constant else block[:, :width].argmax(axis=1)
@@ -230,6 +264,9 @@ class Column(BaseModel):
         """Raises `ValueError` for a column, perhaps of a damaged file, whose type cannot hold what it stands for."""
         try:
             dtype = self._pandas_dtype()
+            possible = len(self.shape) == 3 and min(self.shape) > 0 and math.prod(self.shape) <= MOST_PIXELS
+            if self.shape if self.kind != "image" else not (possible and dtype.kind in _PIXELS):
+                raise TypeError("a shape that is none")
             plain = dtype.kind not in "SUV" and len(set(self.levels)) == len(self.levels)
             if not plain or bool(self.levels) != (self.kind == "category"):
                 raise TypeError("bytes, or levels that are none")
@@ -239,6 +276,25 @@ class Column(BaseModel):
             raise ValueError(
                 f"no table has a column {quoted(self.name)} of {self.kind} as {quoted(self.dtype)}"
             ) from error
+
+    def _fill(self, series: pd.Series, out: Float[np.ndarray, "n features"]) -> None:
+        """The features of images, one at a time."""
+        channels, h, w = self.shape
+        values = series.to_numpy(object)
+        advice = "images of one size and without missing numbers: resize, convert or remove it"
+        odd = [not is_image(v) or (*v.shape, 1)[:3] != (h, w, channels) for v in values]
+        reject(np.array(odd), pd.Series(list(map(_told, values)), name=series.name), f"{h} x {w} x {channels}", advice)
+        for row, image in zip(out, values, strict=True):
+            row[:] = image.reshape(h, w, channels).transpose(2, 0, 1).ravel()
+        reject(~np.isfinite(out).all(1), pd.Series(["NaN"] * len(out), name=series.name), "finite numbers", advice)
+
+    def _images(self, block: Float[np.ndarray, "n features"]) -> pd.Series:
+        """Arrays (height, width), or (height, width, channels) for several, within what their type holds."""
+        channels, h, w = self.shape
+        flat = np.rint(block) if self.integer else block
+        numbers = _from_number(flat.ravel(), np.zeros(flat.size, dtype=bool), np.dtype(self.dtype)).to_numpy()
+        images = numbers.reshape(-1, channels, h, w).transpose(0, 2, 3, 1)
+        return pd.Series(list(images if channels > 1 else images[..., 0]), dtype=object)
 
     def _pandas_dtype(self) -> Any:
         if self.dtype in {"category", "ordered category"}:

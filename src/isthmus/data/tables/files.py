@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,18 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from isthmus.data.tables.columns import is_number, named
+from isthmus.data.tables.columns import is_image, is_number, named
+from isthmus.data.tables.pictures import (
+    grey_levels,
+    holds_images,
+    is_idx,
+    png_grid,
+    read_idx,
+    read_image,
+    read_images,
+    write_png,
+)
+from isthmus.data.tables.schema import MAX_LEVELS
 from isthmus.data.tables.wording import listed, one_line, quoted
 from isthmus.errors import InputError
 
@@ -30,6 +41,7 @@ _ARRAY_KINDS = "biufcmMSU"
 _LONGEST_HEADER = 1 << 16  # bytes of an array's header; NumPy refuses those above 10,000
 _MOST_DEFLATED = 1032  # bytes that deflate makes of one
 _ENCRYPTED = 1  # flag of an archive's member
+_PLURAL = {"image": "images", "label": "labels"}  # columns and their arrays in an .npz file
 
 
 def plain(table: pa.Table) -> pa.Table:
@@ -93,8 +105,10 @@ def _array_to_frame(array: np.ndarray, name: str = "") -> pd.DataFrame:
         return pd.DataFrame(array)
     if array.ndim == 1:
         return pd.DataFrame({name or "c0": array})
+    if array.ndim in (3, 4):
+        return pd.DataFrame({"image": _images(array)})
     if array.ndim != 2:
-        raise ValueError(f"an array of shape {array.shape}, not 2-D: reshape it to rows and columns")
+        raise ValueError(f"an array of shape {array.shape}, neither 2-D nor of images: reshape it to rows and columns")
     return pd.DataFrame(array, columns=[f"{name or 'c'}{j}" for j in range(array.shape[1])])
 
 
@@ -139,10 +153,53 @@ def _arrays_to_frame(arrays: dict[str, np.ndarray]) -> pd.DataFrame:
         return _array_to_frame(array, "" if array.ndim == 2 else name)
     if arrays.keys() == {"X", "columns"} and arrays["columns"].dtype.kind == "U":  # what write_table makes
         return pd.DataFrame(arrays["X"], columns=arrays["columns"].tolist())
-    if len({array.shape[:1] for array in arrays.values()}) != 1 or any(a.ndim not in (1, 2) for a in arrays.values()):
+    if len({array.shape[:1] for array in arrays.values()}) != 1 or any(
+        a.ndim not in (1, 2, 3, 4) for a in arrays.values()
+    ):
         shapes = [f"{name} {array.shape}" for name, array in arrays.items()]
         raise ValueError(f"arrays that do not make one table, {listed(shapes)}: keep one, or arrays of equal length")
-    return pd.concat([_array_to_frame(array, name) for name, array in arrays.items()], axis=1)
+    frame = pd.concat([_array_to_frame(array, name) for name, array in arrays.items()], axis=1)
+    if all(array.ndim < 3 for array in arrays.values()):
+        return frame
+    return _with_classes(frame.rename(columns={plural: one for one, plural in _PLURAL.items()}))
+
+
+def _images(array: np.ndarray) -> pd.Series:
+    """A column of images: (n, height, width), (n, height, width, channels) or (n, 1 or 3, height, width)."""
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        array = array.transpose(0, 2, 3, 1)
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    return pd.Series(list(array.astype(np.uint8) if array.dtype == bool else array), dtype=object)
+
+
+def _with_classes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whole numbers beside images as classes, where there are few."""
+    few = {
+        name: "category"
+        for name, kind in frame.dtypes.items()
+        if kind.kind in "iu" and frame[name].nunique() <= MAX_LEVELS
+    }
+    return frame.astype(few)
+
+
+def _read_png(path: Path) -> pd.DataFrame:
+    return pd.DataFrame({"image": _images(read_image(path)[None])})
+
+
+def _read_folder(path: Path) -> pd.DataFrame:
+    images, classes = read_images(path)
+    frame = pd.DataFrame({"image": _images(images.transpose(0, 2, 3, 1))})
+    return frame.assign(label=pd.Series([label or None for label in classes], dtype=object)) if any(classes) else frame
+
+
+def _read_idx(path: Path) -> pd.DataFrame:
+    """Images, and their classes where the file of the labels lies beside them, named as that of MNIST."""
+    frame = _array_to_frame(read_idx(path))
+    beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    if beside != path and beside.is_file():
+        frame = _with_classes(frame.assign(label=read_idx(beside)))
+    return frame
 
 
 def _write_csv(frame: pd.DataFrame, stream: io.BufferedIOBase, delimiter: str = ",") -> None:
@@ -182,7 +239,26 @@ def _write_npy(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
     np.save(stream, _numeric(frame), allow_pickle=False)
 
 
+def _is_images(series: pd.Series) -> bool:
+    return series.dtype == object and len(series) > 0 and all(map(is_image, series))
+
+
+def _write_png(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
+    images = [np.stack(list(series)) for _, series in frame.items() if _is_images(series)]
+    if not images:
+        raise ValueError(f"no column of images among {quoted(*frame.columns)}: write .csv or .parquet")
+    levels = grey_levels(images[0])
+    channels_first = levels[:, None] if levels.ndim == 3 else levels.transpose(0, 3, 1, 2)
+    if channels_first.shape[1] not in (1, 3):
+        raise ValueError(f"images of {channels_first.shape[1]} channels, neither grey nor of three colours: write .npz")
+    write_png(png_grid(channels_first, math.ceil(len(levels) ** 0.5)), stream)
+
+
 def _write_npz(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
+    if any(_is_images(series) for _, series in frame.items()):
+        columns: dict[str, Any] = {str(name): np.array(series.tolist()) for name, series in frame.items()}
+        np.savez(stream, **{_PLURAL.get(name, name): array for name, array in columns.items()})
+        return
     np.savez(stream, X=_numeric(frame), columns=np.array(frame.columns, dtype=str))
 
 
@@ -204,6 +280,7 @@ FORMATS: dict[str, _Format] = {
     ".arrow": _Format(_read_feather, _write_feather),
     ".npy": _Format(_read_numpy, _write_npy),
     ".npz": _Format(_read_numpy, _write_npz),
+    ".png": _Format(_read_png, _write_png),
 }
 """Suffix -> reader and writer; a new format is one line here."""
 
@@ -238,8 +315,10 @@ def _format(path: Path) -> _Format:
     raise InputError(f"expected a file name that ends in {', '.join(FORMATS)}; got {shown_path(path)}; {advice}")
 
 
-def _format_of_file(path: Path) -> _Format:
-    form = _format(path)
+def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
+    if holds_images(path):
+        return _read_folder
+    read = _read_idx if is_idx(path) else _format(path).read
     if os.path.isdir(path):  # unlike Path.is_dir, False and not an error for an impossible path
         raise InputError(f"expected a file; got the directory {shown_path(path)}; name a file in it")
     if not os.path.exists(path):
@@ -248,7 +327,7 @@ def _format_of_file(path: Path) -> _Format:
         raise InputError(
             f"expected a file; got {shown_path(path)}, a pipe or device; store its content in a file first"
         )
-    return form
+    return read
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -258,8 +337,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
     columns, like those of a nameless array, are called c0, c1, ... Empty cells, NA, NaN and null are missing values.
     In an .npz file, 1-D arrays are columns by their name and a 2-D array `a` among others is a0, a1, ...
 
+    Images are a column `image` of arrays (height, width) or (height, width, channels): of a folder of PNG and JPEG
+    files, whose sub-folders, if any, are a column `label`; of a PNG file; of an idx file, with the labels beside it; of
+    an array (n, height, width), (n, height, width, channels) or (n, 1 or 3, height, width). Whole numbers of at most
+    50 values beside images are classes.
+
     Args:
-        path: a file that ends in one of `FORMATS`, or "-" for CSV on standard input.
+        path: a file that ends in one of `FORMATS`, an idx file, a folder of images, or "-" for CSV on standard input.
 
     Returns:
         The table, at least one row and one column, with unique names.
@@ -276,7 +360,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         0   1  2.5
         1   3  4.5
     """
-    read = _read_standard if str(path) == "-" else _format_of_file(Path(path)).read
+    read = _read_standard if str(path) == "-" else _reader(Path(path))
     shown = "standard input" if str(path) == "-" else shown_path(path)
     with explained(f"a table in {shown}", "check that its content is what its suffix says"):
         frame = read(Path(path))
@@ -291,7 +375,7 @@ def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
     The file appears complete or not at all: it is written under another name beside the target and then renamed.
 
     Args:
-        frame: the table; for .npy and .npz, all numbers.
+        frame: the table; for .npy and .npz, all numbers; for .npz also with images; for .png, a grid, with images.
         path: a file that ends in one of `FORMATS`; None or "-" for CSV on standard output.
 
     Raises:

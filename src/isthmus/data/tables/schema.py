@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pandas.api import types
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from isthmus.data.tables.columns import Column, Level, Role, named
+from isthmus.data.tables.columns import Column, Level, Role, is_image, named
 from isthmus.data.tables.wording import check_known, listed, quoted
 from isthmus.errors import InputError
 
@@ -41,7 +41,7 @@ class Schema(BaseModel):
     def _check(self) -> Schema:
         if len({column.name for column in self.columns}) < len(self.columns):
             raise ValueError("two columns of the same name")
-        alike = {(c.kind, c.dtype, c.levels, c.constant, c.has_missing): c for c in self.columns}
+        alike = {(c.kind, c.dtype, c.levels, c.constant, c.has_missing, c.shape): c for c in self.columns}
         for column in alike.values():
             column.check()
         return self
@@ -72,13 +72,18 @@ class Schema(BaseModel):
             raise InputError(f"expected a table with rows and columns; got shape {frame.shape}; give more data")
         for name in targets:
             check_known(name, list(frame.columns), "a target that is a column of the table")
-        columns = [Column.learn(frame[name], "context" if name in targets else "data") for name in frame.columns]
+        beside: list[str] = []
+        if images := [name for name in frame.columns if is_image(frame[name].iloc[0])]:
+            _check_images(images, targets)
+            beside = [name for name in frame.columns if name not in (*images, *targets)]
+        learnt = frame.drop(columns=beside)
+        columns = [Column.learn(learnt[name], "context" if name in targets else "data") for name in learnt.columns]
         limit = min(MAX_LEVELS, len(frame) / 2)
         wide = [column for column in columns if len(column.levels) > limit and not column.constant]
         kept = [column for column in columns if len(column.levels) <= limit or column.constant]
         schema = cls(columns=tuple(kept))
         _check_useful(schema, targets, wide)
-        return schema, _notes(kept, wide, frame)
+        return schema, _notes(kept, wide, beside, frame)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -89,6 +94,15 @@ class Schema(BaseModel):
     def context_features(self) -> tuple[str, ...]:
         """Names of the columns of C; none where no column is context."""
         return tuple(name for column in self._of("context") for name in column.features)
+
+    @property
+    def image(self) -> tuple[int, int, int] | None:
+        """Channels, height and width, where a row of X is an image; None where it is none."""
+        for column in self._of("data"):
+            if column.kind == "image":
+                channels, height, width = column.shape
+                return channels, height, width
+        return None
 
     @property
     def integer(self) -> tuple[bool, ...]:
@@ -235,7 +249,13 @@ def _check_useful(schema: Schema, targets: Sequence[str], wide: Sequence[Column]
         raise InputError(f"expected at least one column of numbers or categories that varies; got {got}; add columns")
 
 
-def _notes(columns: Sequence[Column], wide: Sequence[Column], frame: pd.DataFrame) -> list[str]:
+def _check_images(images: Sequence[str], targets: Sequence[str]) -> None:
+    if len(images) > 1 or images[0] in targets:
+        got = f"{quoted(*images)}" + (" as target" if images[0] in targets else "")
+        raise InputError(f"expected one column of images, and others as targets; got {got}; leave out the others")
+
+
+def _notes(columns: Sequence[Column], wide: Sequence[Column], beside: Sequence[str], frame: pd.DataFrame) -> list[str]:
     """What was done, one sentence a kind of change, with the first few columns that it concerns."""
 
     def sized(chosen: Sequence[Column]) -> list[str]:
@@ -248,6 +268,7 @@ def _notes(columns: Sequence[Column], wide: Sequence[Column], frame: pd.DataFram
     medians = [f"{quoted(c.name)} (median {c.fill:g})" for c in filled]
     groups = {
         "Context columns, on which the others are conditioned": few(lambda c: c.role == "context"),
+        "Columns beside the images are left out, as they are no target": [quoted(name) for name in beside],
         "Constant columns are left out, and refilled on the way back": few(lambda c: c.constant),
         f"Text with over {MAX_LEVELS} levels, or more than half as many as rows, is dropped": sized(wide),
         "Categories become one feature a level": sized([c for c in columns if c.levels and not c.constant]),

@@ -1,11 +1,6 @@
-"""Plain encoder-decoder pairs: ordinary networks, not invertible. Any other pair of `nn.Module`s is as welcome.
+"""Pairs for tables: perceptrons, plain, residual, and beside a linear path."""
 
-A pair is two modules: the encoder takes `x` (batch, D) to (batch, d), the decoder `z` (batch, d) to (batch, D); with a
-context both are called with it as a second argument. Activations are SiLU: the change of volume differentiates the
-networks twice, and a ReLU network has no second derivative.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -14,16 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from zuko.nn import MLP
 
-from isthmus.errors import InputError
-
 __all__ = [
-    "NETWORKS",
     "Count",
     "Network",
+    "Pair",
     "ResidualBlock",
     "Skip",
-    "convolutional_pair",
     "linear_pair",
+    "mlp",
     "mlp_pair",
     "residual_pair",
     "skip_pair",
@@ -59,7 +52,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, features: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.branch = _mlp(features, features, hidden)
+        self.branch = mlp(features, features, hidden)
 
     def forward(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """Add the branch to `x` (batch, n)."""
@@ -76,7 +69,7 @@ class Skip(nn.Module):
     def __init__(self, inputs: int, outputs: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        self.network = _mlp(inputs, outputs, hidden)
+        self.network = mlp(inputs, outputs, hidden)
         last = self.network[-1]
         nn.init.normal_(last.weight, std=0.1 * last.weight.shape[1] ** -0.5)
         nn.init.zeros_(last.bias)
@@ -86,7 +79,13 @@ class Skip(nn.Module):
         return self.linear(x) + self.network(x)
 
 
-def _mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> MLP:
+def mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> MLP:
+    """A perceptron with SiLU between its layers.
+
+    Example:
+        >>> mlp(5, 2, [8])(torch.zeros(3, 5)).shape
+        torch.Size([3, 2])
+    """
     return MLP(inputs, outputs, hidden, activation=nn.SiLU)
 
 
@@ -130,8 +129,8 @@ def mlp_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: Cou
         torch.Size([3, 5])
     """
     hidden = [width] * depth
-    encoder = Network(_mlp(data_dim + context_dim, latent_dim, hidden))
-    decoder = Network(_mlp(latent_dim + context_dim, data_dim, hidden))
+    encoder = Network(mlp(data_dim + context_dim, latent_dim, hidden))
+    decoder = Network(mlp(latent_dim + context_dim, data_dim, hidden))
     return encoder, decoder
 
 
@@ -166,10 +165,10 @@ def residual_pair(
     """
     hidden, code = [width] * depth, latent_dim + context_dim
     encoder = Network(
-        _mlp(data_dim + context_dim, latent_dim, hidden),
+        mlp(data_dim + context_dim, latent_dim, hidden),
         *(ResidualBlock(latent_dim, hidden) for _ in range(blocks)),
     )
-    decoder = Network(*(ResidualBlock(code, hidden) for _ in range(blocks)), _mlp(code, data_dim, hidden))
+    decoder = Network(*(ResidualBlock(code, hidden) for _ in range(blocks)), mlp(code, data_dim, hidden))
     return encoder, decoder
 
 
@@ -242,64 +241,3 @@ def _set_linear(linear: nn.Linear, weight: Float[Tensor, "m n"], bias: Float[Ten
     linear.weight.zero_()
     linear.weight[:, : weight.shape[1]] = weight
     linear.bias.copy_(bias)
-
-
-def convolutional_pair(
-    data_dim: int, latent_dim: int, context_dim: int = 0, *, shape: tuple[int, int, int], channels: Count = 32
-) -> Pair:
-    """Strided convolutions with GroupNorm and SiLU for images given as flat rows of channel x height x width.
-
-    Args:
-        data_dim: D = channels x height x width of `shape`.
-        latent_dim: d.
-        context_dim: must be 0: a context cannot be joined to an image as columns.
-        shape: (channels, height, width) of the images, height and width divisible by 4.
-        channels: width of the first layer; the second has twice as many.
-
-    Returns:
-        (encoder, decoder).
-
-    Raises:
-        InputError: the shape does not fit D, or is not divisible by 4, or there is a context.
-
-    Example:
-        >>> encoder, decoder = convolutional_pair(64, 3, shape=(1, 8, 8), channels=8)
-        >>> decoder(encoder(torch.zeros(2, 64))).shape
-        torch.Size([2, 64])
-    """
-    image, height, width = shape
-    if image * height * width != data_dim or height % 4 or width % 4:
-        raise InputError(
-            f"expected an image shape of {data_dim} pixels, sides divisible by 4; got {shape}; pad or crop the images"
-        )
-    if context_dim:
-        raise InputError(f"expected no context; got {context_dim} columns; convolutional pairs are unconditional")
-    wide, inner = 2 * channels, (2 * channels, height // 4, width // 4)
-    encoder = Network(
-        nn.Unflatten(1, shape),
-        *_stage(nn.Conv2d(image, channels, 4, 2, 1), channels),
-        *_stage(nn.Conv2d(channels, wide, 4, 2, 1), wide),
-        nn.Flatten(),
-        nn.Linear(wide * height * width // 16, latent_dim),
-    )
-    decoder = Network(
-        nn.Linear(latent_dim, wide * height * width // 16),
-        nn.Unflatten(1, inner),
-        *_stage(nn.ConvTranspose2d(wide, channels, 4, 2, 1), channels),
-        nn.ConvTranspose2d(channels, image, 4, 2, 1),
-        nn.Flatten(),
-    )
-    return encoder, decoder
-
-
-def _stage(convolution: nn.Module, channels: int) -> tuple[nn.Module, ...]:
-    return convolution, nn.GroupNorm(4 if channels % 4 == 0 else 1, channels), nn.SiLU()
-
-
-NETWORKS: dict[str, Callable[..., Pair]] = {
-    "mlp": mlp_pair,
-    "residual": residual_pair,
-    "skip": skip_pair,
-    "linear": linear_pair,
-    "convolutional": convolutional_pair,
-}
