@@ -2,8 +2,9 @@
 
     python -m benchmarks.pages [--check]
 
-`docs/reproduction.md` is written whole, from the suites. Elsewhere blocks between `<!-- mark -->` and `<!-- end -->` are:
-`defaults` in `docs/defaults.md`, `speed` and `probed` in `docs/speed.md`, `numbers` in `README.md` and `docs/index.md`.
+`docs/reproduction.md` is written whole, from the suites. Elsewhere it is blocks between `<!-- mark -->` and
+`<!-- end -->`: `defaults` in `docs/defaults.md`, `speed` and `probed` in `docs/speed.md`, `numbers` in `README.md` and
+`docs/index.md`.
 `--check` writes nothing, and fails where a page is not what the results say.
 """
 

@@ -103,11 +103,6 @@ def test_figures_on_the_first_pages_are_those_of_the_results():
         assert "| digits |" in page.read_text()
 
 
-def test_the_page_on_speed_is_that_of_the_results():
-    page = DOCS / "speed.md"
-    assert pages.with_speed(page.read_text()) == page.read_text(), "run python -m benchmarks.pages"
-
-
 def anchors(page):
     """Where a link into a page of Markdown may lead: its labels, and its headings as GitHub and MyST name them."""
     text = page.read_text()
