@@ -2,10 +2,10 @@
 
     python -m benchmarks.pages [--check]
 
-`docs/reproduction.md` is written whole, from the suites; in `docs/defaults.md` the block between the marks
-`<!-- defaults -->` and `<!-- end -->` is, in `docs/speed.md` that after `<!-- speed -->`, in `README.md` and
-`docs/index.md` that after `<!-- numbers -->`. `--check` writes nothing, and fails where a page is not what the results
-say.
+`docs/reproduction.md` is written whole, from the suites. Elsewhere it is blocks between `<!-- mark -->` and
+`<!-- end -->`: `defaults` in `docs/defaults.md`, `speed` and `probed` in `docs/speed.md`, `numbers` in `README.md` and
+`docs/index.md`.
+`--check` writes nothing, and fails where a page is not what the results say.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks.report import number, summary, text
 from benchmarks.run import RESULTS, read
 from benchmarks.speed import page as speed
 from benchmarks.suites import Suite, names
-from benchmarks.tables import markdown, page
+from benchmarks.tables import Found, markdown, page, tables
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = {
@@ -65,11 +65,17 @@ def reproduction() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def placed(page: str, mark: str, block: str) -> str:
+    """A page with a block of results between `<!-- mark -->` and `<!-- end -->`."""
+    pattern = rf"(<!-- {mark} -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda found: f"{found[1]}{block}\n{found[2]}", page, flags=re.DOTALL)
+
+
 def with_defaults(page: str) -> str:
     """`docs/defaults.md` with its block of results as they are now."""
     block = text(summary(defaults.read(defaults.RESULTS)))
     block = "\n".join(line.rstrip() for line in block.split("\n"))
-    return re.sub(r"(<!-- defaults -->\n).*?(<!-- end -->)", rf"\1```text\n{block}\n```\n\2", page, flags=re.DOTALL)
+    return placed(page, "defaults", f"```text\n{block}\n```")
 
 
 def with_numbers(page: str) -> str:
@@ -82,7 +88,7 @@ def with_numbers(page: str) -> str:
         cells = [f"**{number(value)}**" if method == best else number(value) for method, value in values.items()]
         lines.append([name, *cells])
     block = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return re.sub(r"(<!-- numbers -->\n).*?(<!-- end -->)", rf"\1{block}\n\2", page, flags=re.DOTALL)
+    return placed(page, "numbers", block)
 
 
 def with_speed(page: str) -> str:
@@ -91,7 +97,10 @@ def with_speed(page: str) -> str:
     block = speed.block(records)
     if (DOCS / "figures" / "speed_curves.png").exists():
         block += f"\n\n![{FIGURES['speed_curves']}](figures/speed_curves.png)"
-    return re.sub(r"(<!-- speed -->\n).*?(<!-- end -->)", rf"\1{block}\n\2", page, flags=re.DOTALL)
+    suite = Suite.read("part_probed")
+    found = Found(suite, RESULTS / "part_probed.jsonl")
+    probed = "\n\n".join(markdown(rows) for _, rows in tables(found, suite.record["tables"]))
+    return placed(placed(page, "speed", block), "probed", probed)
 
 
 def pages() -> dict[Path, str]:

@@ -42,6 +42,22 @@ def test_whole_jacobian_in_chunks(case, chunk):
         torch.testing.assert_close(found, J, **CLOSE)
 
 
+@pytest.mark.parametrize(("outputs", "passes"), [(None, 2), (5, 1)])
+def test_a_map_is_evaluated_once_where_the_number_of_its_outputs_is_known(outputs, passes):
+    calls = []
+
+    def f(x):
+        calls.append(x)
+        return torch.cat([x.sin(), x.cos(), x[:, :1]], 1)
+
+    x = torch.randn(4, 2)
+    with torch.no_grad():
+        y, J = jacobian(f, x, outputs=outputs)
+    assert len(calls) == passes
+    torch.testing.assert_close(y, f(x))
+    torch.testing.assert_close(J, jacobians(lambda _, row: f(row.unsqueeze(0)).squeeze(0), x))
+
+
 @pytest.mark.parametrize("needs_grad", [False, True])
 def test_the_callers_tensors_are_left_alone(case, needs_grad):
     for f, x, J in sides(case):

@@ -115,11 +115,6 @@ def test_the_sentence_before_the_figures_counts_them():
     assert "on six" in text
 
 
-def test_the_page_on_speed_is_that_of_the_results():
-    page = DOCS / "speed.md"
-    assert pages.with_speed(page.read_text()) == page.read_text(), "run python -m benchmarks.pages"
-
-
 def anchors(page):
     """Where a link into a page of Markdown may lead: its labels, and its headings as GitHub and MyST name them."""
     text = page.read_text()

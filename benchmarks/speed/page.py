@@ -66,10 +66,10 @@ def _steps(records: Sequence[Record]) -> str:
     device = machine["processor"] if setting["device"] == "cpu" else machine["device"]
     mode = f", mode {setting['mode']}" if setting["mode"] else ""
     loads = [record["machine"]["load"] for record in records]
-    days = sorted(record["finished"][:10] for record in records)
+    days = sorted({record["finished"][:10] for record in records})
     words = (
         f"Torch {machine['torch']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}{mode}; measured "
-        f"{days[0]} to {days[-1]} under a load of {min(loads):.1f} to {max(loads):.1f} processes, this one included."
+        f"{', '.join(days)} under a load of {min(loads):.1f} to {max(loads):.1f} processes, this one included."
     )
     names = [name for name in RATIOS if any(name in record for record in records)]
     ratios = [["case", *(RATIOS[name] for name in names)]]

@@ -113,7 +113,7 @@ def pullback(f: Map, x: Float[Tensor, "batch n"]) -> tuple[Tensor, Map]:
 
 
 def jacobian(
-    f: Map, x: Float[Tensor, "batch n"], *, chunk: int | None = None
+    f: Map, x: Float[Tensor, "batch n"], *, chunk: int | None = None, outputs: int | None = None
 ) -> tuple[Float[Tensor, "batch m"], Float[Tensor, "batch m n"]]:
     """Value and Jacobian of every row.
 
@@ -123,6 +123,7 @@ def jacobian(
         f: a map of batches, (batch, n) -> (batch, m), independent from row to row.
         x: the points, (batch, n).
         chunk: how many columns (or rows) of the Jacobian are computed at a time; all by default. Memory grows with it.
+        outputs: m, where it is known beforehand: otherwise `f` is evaluated once more, to choose the mode by it.
 
     Returns:
         `f(x)`, (batch, m), and `f'(x)`, (batch, m, n).
@@ -134,12 +135,11 @@ def jacobian(
                  [6.]]])
     """
     n = x.shape[1]
-    with torch.no_grad():
-        m = f(x).shape[1]
-    if n < m and not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() and n < (outputs or f(x).shape[1]):
         blocks = [push(f, x, v) for v in _basis(n, x).split(chunk or n)]
         return blocks[0][0], torch.cat([block for _, block in blocks]).permute(1, 2, 0)
     y, transpose = pullback(f, x)
+    m = y.shape[1]
     return y, torch.cat([transpose(w) for w in _basis(m, x).split(chunk or m)]).permute(1, 0, 2)
 
 

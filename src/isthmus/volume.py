@@ -132,7 +132,7 @@ def exact(
     """
     if side == "decoder":
         z = encode(x)
-        x_hat, J = jacobian(decode, z, chunk=chunk)
+        x_hat, J = jacobian(decode, z, chunk=chunk, outputs=x.shape[1])
         return Volume(z, x_hat, log_volume(J, dtype))
     z, J = jacobian(encode, x, chunk=chunk)
     return Volume(z, decode(z), -log_volume(J, dtype))
