@@ -189,7 +189,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 def grey_levels(images: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Images as bytes from black to white: bytes that use the upper half of their range as they are, others scaled.
 
-    Black is 0, or the smallest number if that is negative; white is the largest, or 1 where real numbers do not exceed it.
+    Black is 0, or the smallest number if that is negative; white is the largest, or 1 where no real number exceeds it.
 
     Example:
         >>> grey_levels(np.array([[[0.0, 0.6]]])).tolist(), grey_levels(np.array([[[0, 16]]], np.uint8)).tolist()
