@@ -85,8 +85,8 @@ def write(fitted: Fitted, frame: pd.DataFrame, folder: str | Path, *, seed: int 
 
 
 def _samples(fitted: Fitted, x: Rows, c: Context) -> list[Tensor]:
-    """Ten lines of samples; of a conditional model a line for each of at most ten contexts."""
-    kinds = [None] * _COLUMNS if c is None else list(torch.unique(c, dim=0)[:_COLUMNS, None])
+    """Ten lines of samples; of a conditional model a line for each of at most ten contexts, in the order of levels."""
+    kinds = [None] * _COLUMNS if c is None else list(torch.unique(c, dim=0).flip(0)[:_COLUMNS, None])
     return [fitted.model.sample(_COLUMNS, kind, noise=False) for kind in kinds]
 
 
@@ -133,6 +133,7 @@ def _evenly(x: Tensor, n: int, *, exactly: bool = False) -> Tensor:
 
 def _levels(fitted: Fitted, rows: Rows, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n channels h w"]:
     """Rows in the user's units as bytes."""
-    integer = bool(fitted.model.columns.integer.all())
-    x = fitted.model.columns.round_integers(rows).numpy().reshape(-1, *shape)
-    return x.astype(np.uint8) if integer and x.min() >= 0 and x.max() <= np.iinfo(np.uint8).max else grey_levels(x)
+    columns = fitted.model.columns
+    x, integer = columns.round_integers(rows).numpy().reshape(-1, *shape), bool(columns.integer.all())
+    bytes_already = integer and x.min() >= 0 and x.max() <= np.iinfo(np.uint8).max
+    return grey_levels(x.astype(np.uint8) if bytes_already else x)

@@ -187,17 +187,19 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def grey_levels(images: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """Images as bytes: bytes as they are, numbers within 0 and 1 times 255, others from the smallest to the largest.
+    """Images as bytes from black to white: bytes that use the upper half of their range as they are, others scaled.
+
+    Black is 0, or the smallest number if that is negative; white is the largest, or 1 where no real number exceeds it.
 
     Example:
-        >>> grey_levels(np.array([[[0.0, 1.0]]])).tolist(), grey_levels(np.array([[[-1, 300]]])).tolist()
-        ([[[0, 255]]], [[[0, 255]]])
+        >>> grey_levels(np.array([[[0.0, 0.6]]])).tolist(), grey_levels(np.array([[[0, 16]]], np.uint8)).tolist()
+        ([[[0, 153]]], [[[0, 255]]])
     """
-    if images.dtype == np.uint8:
+    low, high = min(0.0, float(images.min())), float(images.max())
+    if images.dtype == np.uint8 and high > np.iinfo(np.uint8).max // 2:
         return images
-    low, high = float(images.min()), float(images.max())
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
+    if images.dtype.kind == "f" and low == 0.0 and high <= 1.0:
+        high = 1.0
     return np.rint(255 * (images.astype(np.float64) - low) / max(high - low, 1e-300)).astype(np.uint8)
 
 
