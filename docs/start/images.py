@@ -8,7 +8,6 @@ Networks that know of rows and columns of pixels learn them better; any pair of 
 """
 
 import matplotlib.pyplot as plt
-import numpy as np
 from sklearn.datasets import load_digits
 
 digits = load_digits()
@@ -17,22 +16,21 @@ train, test = X[:1500], X[1500:]
 print(train.shape, test.shape)
 
 # %%
-# A recipe chooses the pair of convolutional networks by name, with its options beside it. Pixels that never vary would
-# be left out as constant columns, and the rest would be no image any more, so they are made to vary a little; and all
-# pixels get one scale, that of the ink, instead of one each.
+# A recipe chooses the pair of convolutional networks by name, with its options beside it; and it says that a row is an
+# image of one channel, eight by eight. So all pixels get one mean and one scale, those that never vary are kept, and
+# the networks learn their shape. On the command line a folder of images, or an ``.npz`` file of them, says so itself:
+# ``isthmus fit images/ -o model``.
 
 from isthmus import Recipe, fit, save
-
-noisy = (train + np.random.default_rng(0).uniform(-0.5, 0.5, train.shape)) / 16
 
 recipe = Recipe.parse("""
 flow:
   latent_dim: 10
-  network: {kind: convolutional, shape: [1, 8, 8], channels: 16}
+  network: {kind: convolutional, channels: 16, stages: 2, blocks: 0}
 training: {max_steps: 400}
-columns: {standardise: false, heavy_tails: false, dequantise: false}
+columns: {image: [1, 8, 8]}
 """)
-fitted = fit(noisy, recipe=recipe)
+fitted = fit(train, recipe=recipe)
 for verdict in fitted.metrics["health"]["verdicts"]:
     print(f"{verdict['status']:>4}  {verdict['name']}: {verdict['sentence']}")
 
@@ -42,7 +40,7 @@ for verdict in fitted.metrics["health"]["verdicts"]:
 
 import torch
 
-x = torch.tensor(test / 16)
+x = torch.tensor(test)
 lines = {
     "test": x[:10],
     "reconstructed": fitted.model.reconstruct(x[:10]),
@@ -53,7 +51,7 @@ figure, axes = plt.subplots(4, 10, figsize=(8, 3.6), layout="constrained")
 for line, (name, images) in zip(axes, lines.items(), strict=True):
     line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for ax, image in zip(line, images, strict=True):
-        ax.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
+        ax.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
         ax.set(xticks=[], yticks=[])
 plt.show()
 
@@ -63,7 +61,7 @@ plt.show()
 
 from sklearn.neighbors import KNeighborsClassifier
 
-codes = fitted.model.encode(torch.tensor(train / 16)), fitted.model.encode(x)
+codes = fitted.model.encode(torch.tensor(train)), fitted.model.encode(x)
 for name, (a, b) in {"codes": codes, "pixels": (train, test)}.items():
     right = KNeighborsClassifier(5).fit(a, labels[:1500]).score(b, labels[1500:])
     print(f"{name:>6}: {right:.1%} of the test digits are recognised")
@@ -75,7 +73,7 @@ start, end = fitted.model.encode(x[[1]]), fitted.model.encode(x[[7]])
 walk = fitted.model.decode(torch.lerp(start, end, torch.linspace(0, 1, 10, dtype=torch.float64)[:, None]))
 figure, axes = plt.subplots(1, 10, figsize=(8, 1), layout="constrained")
 for ax, image in zip(axes, walk, strict=True):
-    ax.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
+    ax.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
     ax.axis("off")
 plt.show()
 
@@ -86,7 +84,7 @@ log_density = fitted.model.log_prob(x)
 order = log_density.argsort()
 figure, axes = plt.subplots(2, 10, figsize=(8, 2.2), layout="constrained")
 for ax, place in zip(axes.flat, [*order[:10], *order[-10:]], strict=True):
-    ax.imshow(x[place].reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
+    ax.imshow(x[place].reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
     ax.set_title(f"{log_density[place]:.0f}", fontsize=8)
     ax.axis("off")
 plt.show()
@@ -106,7 +104,7 @@ import pandas as pd
 from isthmus import report
 
 save(fitted, "digits")
-report.write(fitted, Path("report.html"), pd.DataFrame(noisy), folder=Path("digits"))
+report.write(fitted, Path("report.html"), pd.DataFrame(train), folder=Path("digits"))
 
 # %%
 # To move through the latent space by hand, with every digit beside its reconstruction and its neighbours, open the

@@ -135,5 +135,6 @@ def _levels(fitted: Fitted, rows: Rows, shape: tuple[int, int, int]) -> UInt8[np
     """Rows in the user's units as bytes."""
     columns = fitted.model.columns
     x, integer = columns.round_integers(rows).numpy().reshape(-1, *shape), bool(columns.integer.all())
-    bytes_already = integer and x.min() >= 0 and x.max() <= np.iinfo(np.uint8).max
-    return grey_levels(x.astype(np.uint8) if bytes_already else x)
+    low, high = float(columns.low.min()), float(columns.high.max())  # of the data, so that a faint model looks faint
+    as_bytes = integer and low >= 0 and high <= np.iinfo(np.uint8).max
+    return grey_levels(x.clip(low, high).astype(np.uint8 if as_bytes else np.float64), (low, high))

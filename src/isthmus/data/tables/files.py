@@ -190,7 +190,8 @@ def _read_png(path: Path) -> pd.DataFrame:
 def _read_folder(path: Path) -> pd.DataFrame:
     images, classes = read_images(path)
     frame = pd.DataFrame({"image": _images(images.transpose(0, 2, 3, 1))})
-    return frame.assign(label=pd.Series([label or None for label in classes], dtype=object)) if any(classes) else frame
+    labels: Any = [label or None for label in classes]
+    return frame.assign(label=labels) if any(classes) else frame
 
 
 def _read_idx(path: Path) -> pd.DataFrame:

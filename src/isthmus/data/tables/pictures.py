@@ -186,21 +186,27 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def grey_levels(images: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+def grey_levels(images: Num[np.ndarray, "..."], span: tuple[float, float] | None = None) -> UInt8[np.ndarray, "..."]:
     """Images as bytes from black to white: bytes that use the upper half of their range as they are, others scaled.
 
     Black is 0, or the smallest number if that is negative; white is the largest, or 1 where no real number exceeds it.
+
+    Args:
+        images: numbers.
+        span: the smallest and the largest number that they may have; by default those of the images.
 
     Example:
         >>> grey_levels(np.array([[[0.0, 0.6]]])).tolist(), grey_levels(np.array([[[0, 16]]], np.uint8)).tolist()
         ([[[0, 153]]], [[[0, 255]]])
     """
-    low, high = min(0.0, float(images.min())), float(images.max())
-    if images.dtype == np.uint8 and high > np.iinfo(np.uint8).max // 2:
+    low, high = span or (float(images.min()), float(images.max()))
+    low, most = min(0.0, low), np.iinfo(np.uint8).max
+    if images.dtype == np.uint8 and high > most // 2:
         return images
     if images.dtype.kind == "f" and low == 0.0 and high <= 1.0:
         high = 1.0
-    return np.rint(255 * (images.astype(np.float64) - low) / max(high - low, 1e-300)).astype(np.uint8)
+    share = (images.astype(np.float64) - low) / max(high - low, 1e-300)
+    return np.rint(most * share.clip(0, 1)).astype(np.uint8)
 
 
 def png_grid(
