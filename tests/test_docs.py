@@ -2,18 +2,24 @@
 
 import ast
 import doctest
+import glob
 import html
 import re
+import shlex
+import shutil
 import sys
 from itertools import chain
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from benchmarks import pages
 
 from isthmus.ambient import NOISES
+from isthmus.cli import main
 from isthmus.data import DATASETS
+from isthmus.data.tables import write_table
 from isthmus.diagnostics import LIMITS
 from isthmus.flows import FLOWS
 from isthmus.latents import LATENTS
@@ -201,6 +207,42 @@ def test_code_on_a_page_runs(page, monkeypatch, tmp_path):
     test = doctest.DocTestParser().get_doctest(sessions, {}, name(page), None, 0)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert runner.run(test).failed == 0
+
+
+SHELL = [page for page in PAGES if "```sh\nisthmus" in page.read_text()]
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def tables(monkeypatch, tmp_path):
+    """The tables that commands of the pages read, the folder of an interrupted fit, and few steps for all of them."""
+    quick = Recipe.parse("{flow: {latent_dim: 1}, training: {max_steps: 8}, density: {latent: gaussian}}")
+    monkeypatch.setattr("isthmus.recipe.Recipe.parse", lambda *_: quick)
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame(torch.randn(90, 3).numpy(), columns=list("abc"))
+    write_table(frame, "measurements.csv")
+    write_table(frame[:20], "new.csv")
+    Path("big").mkdir()
+    for part in range(2):
+        write_table(frame[part::2], f"big/{part}.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr("isthmus.fitting.refit_density", interrupt)
+        assert main(["fit", "measurements.csv", "-o", "model"]) == 130
+    Path("model.run").rename("interrupted")
+
+
+@pytest.mark.parametrize("page", SHELL, ids=name)
+def test_commands_on_a_page_run(page, tables):
+    shell = "".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
+    for command in re.findall(r"^isthmus .*$", shell, re.MULTILINE):
+        if "--resume model.run" in command:
+            shutil.rmtree("model")
+            Path("interrupted").rename("model.run")
+        words = [sorted(glob.glob(word)) if "*" in word else [word] for word in shlex.split(command)[1:]]
+        assert main(list(chain(*words))) == 0, command
 
 
 def test_docstrings_become_restructured_text(helpers):
