@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,10 @@ def tables(tmp_path_factory):
     numbers = frame[["x", "n"]].astype(float)
     write_table(numbers, folder / "table.npz")
     np.save(folder / "table.npy", numbers.to_numpy())
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 5), dtype=np.uint8)
+    write_table(pd.DataFrame({"image": list(images)}), folder / "images.png")
+    np.savez(folder / "images.npz", images=images, labels=np.arange(8))
+    (folder / "idx3-ubyte").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.tobytes())
     return folder
 
 
