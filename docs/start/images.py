@@ -103,7 +103,7 @@ import pandas as pd
 
 from isthmus import report
 
-save(fitted, "digits")
+save(fitted, "digits", force=True)
 report.write(fitted, Path("report.html"), pd.DataFrame(train), folder=Path("digits"))
 
 # %%
