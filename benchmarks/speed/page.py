@@ -43,9 +43,9 @@ def block(records: Iterable[Record]) -> str:
     steps = [record for record in of if "yardstick" in record]
     parts = [_steps(group) for group in _by_device(steps)]
     if fitted := [record for record in of if "plain_loop" in record]:
-        parts += ["### A whole fit", markdown(_fit_rows(fitted))]
+        parts += ["## A whole fit", markdown(_fit_rows(fitted))]
     if points := [record for record in of if "costs" in record]:
-        parts += ["### Growth", _growth(points)]
+        parts += ["## Growth", _growth(points)]
     return "\n\n".join(parts)
 
 
@@ -79,7 +79,7 @@ def _steps(records: Sequence[Record]) -> str:
     imports = ", ".join(f"`import {name}` {found:.1f} s" for name, found in records[-1]["import_seconds"].items())
     missed = [f"{record['case']}: {RATIOS[name]}" for record in records for name in names if _missed(record, name)]
     verdict = f"Missed: {'; '.join(missed)}." if missed else "Every ratio asked for is reached."
-    title = f"### {device}, {setting['precision']}"
+    title = f"## {device}, {setting['precision']}"
     return "\n\n".join([title, words, markdown(ratios), verdict, markdown(rates), f"{imports}."])
 
 

@@ -30,7 +30,6 @@ from isthmus.data.dataset import Dataset
 from isthmus.data.fetch import data_folder, find, read_arrays, reading
 from isthmus.data.frames import read_pickled
 from isthmus.data.images.pixels import Pixels
-from isthmus.data.tables.pictures import read_idx, read_image
 from isthmus.errors import InputError
 
 __all__ = ["IMAGES"]
@@ -118,6 +117,8 @@ def _idx(name: str, torchvision: str) -> _Reader:
     """Four idx files in a folder of this name, or where torchvision unpacks them."""
 
     def read(folder: Folder, _: int) -> _Splits:
+        from isthmus.data.tables.pictures import read_idx
+
         def part(of: str) -> _Split:
             """Images and labels, `train` or `t10k`."""
             files = [f"{of}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
@@ -154,6 +155,7 @@ def _cifar10(folder: Folder, _: int) -> _Splits:
 
 def _cifar10_jpeg(folder: Folder, seed: int) -> _Splits:
     """JPEG files one after the other; they stand in the order of their classes, so that validation is drawn."""
+    from isthmus.data.tables.pictures import read_image
 
     def part(of: str) -> _Split:
         """`train` or `test`."""
@@ -173,6 +175,8 @@ def _cifar10_jpeg(folder: Folder, seed: int) -> _Splits:
 
 def _celeba(folder: Folder, _: int) -> _Splits:
     """Centre-cropped to 140 and resized to 64, bilinearly."""
+    from isthmus.data.tables.pictures import read_image
+
     root = Path(data_folder() if folder is None else folder)
     if not (root / "celeba" / "img_align_celeba").is_dir():
         _download_celeba(root)
