@@ -8,14 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bokeh.document import Document
 
-from isthmus import Recipe, cli, fit, grids, load, scoring
+from isthmus import Recipe, cli, fit, grids, load, report, scoring
 from isthmus.ambient import Ambient, IsotropicNoise
 from isthmus.cli.fit import _sha256
 from isthmus.columns import Columns
 from isthmus.data.tables import Schema, read_table
 from isthmus.data.tables.pictures import write_png
 from isthmus.errors import InputError
+from isthmus.explorer import explore
+from isthmus.explorer.page import Page
 from isthmus.flows import FreeFormFlow
 from isthmus.model import Model
 from isthmus.networks import linear_pair
@@ -229,3 +232,18 @@ def test_a_fit_writes_grids_beside_its_report(made, tmp_path):
     run("grids", tmp_path / "model", made / "images.npz", "-o", tmp_path)
     assert (tmp_path / "samples.png").read_bytes() == (tmp_path / "model" / "samples.png").read_bytes()
     assert json.loads((tmp_path / "model" / "config.json").read_text())["recipe"]["columns"]["image"] == [1, 8, 8]
+
+
+def test_images_are_drawn_by_the_report_and_the_explorer(made, tmp_path):
+    fitted, images = load(made / "model"), read_table(made / "images")
+    page = report.write(fitted, tmp_path / "report.html", images)
+    assert "Walks along the surface, from −2 to 2 standard deviations." in page.read_text()
+    exploration = explore(fitted, images)
+    assert exploration.pixels.shape == (1, SIDE, SIDE)
+    pixels = np.stack(images["image"].tolist()).reshape(len(images), -1)
+    assert np.array_equal(exploration.frame.iloc[:, : SIDE**2], pixels)
+    assert exploration.frame["label"].tolist() == images["label"].tolist()
+    decoded = exploration.table(exploration.z, exploration.given(0))
+    assert list(decoded.columns) == list(exploration.frame.columns)
+    assert exploration.outlier_table(0.1).shape[1] == 3 + exploration.frame.shape[1]
+    Page(Document(), exploration)

@@ -209,7 +209,7 @@ class Exploration:
         """The same points as rows in the user's columns, whole numbers rounded."""
         codes = pd.DataFrame(z, columns=[f"z{i}" for i in range(z.shape[1])])
         context = pd.DataFrame({name: [value] * len(z) for name, value in given.items()}, index=codes.index)
-        return scoring.decode(self.fitted, pd.concat([codes, context], axis=1))
+        return _by_pixel(self.fitted, scoring.decode(self.fitted, pd.concat([codes, context], axis=1)))
 
     def standardised(self, x: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n D"]:
         """Features as the flow sees them, those that vary."""
@@ -293,7 +293,7 @@ def explore(
     scores = scoring.score(fitted, frame)
     return Exploration(
         fitted=fitted,
-        frame=_columns_of_fit(fitted, frame),
+        frame=_by_pixel(fitted, _columns_of_fit(fitted, frame)),
         numbers=numbers,
         x=x.numpy(),
         z=fitted.model.encode(x, c).numpy(),
@@ -329,12 +329,24 @@ def _columns_of_fit(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[[name for name in names if name in frame.columns]]
 
 
+def _by_pixel(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
+    """The same with a column a pixel in place of a column of images."""
+    for column in fitted.schema.columns if fitted.schema else ():
+        if column.kind == "image":
+            values = np.zeros((len(frame), len(column.features)))
+            column.encode(frame[column.name], values)
+            pixels = pd.DataFrame(values, columns=list(column.features), index=frame.index)
+            frame = pd.concat([pixels, frame.drop(columns=column.name)], axis=1)
+    return frame
+
+
 def _pixels(fitted: Fitted, x: Float[np.ndarray, "n features"], image: str | None) -> Pixels | None:
     """How rows become images: as told, as the network has it, or as a square; None where they are none."""
-    columns = [column for column in fitted.schema.columns if column.role == "data"] if fitted.schema else []
+    columns = [] if fitted.schema is None or fitted.schema.image else fitted.schema.columns
+    columns = [column for column in columns if column.role == "data"]
     n = len(columns) or x.shape[1]
     plain = all(column.kind in ("number", "boolean") and not column.has_missing for column in columns)
-    shape = _shape(image) if image else tuple(fitted.recipe.flow.network.options.get("shape", ()))
+    shape = _shape(image) if image else fitted.image or ()
     if image and not (plain and math.prod(shape) == n):
         got = f"{' x '.join(map(str, shape))} = {math.prod(shape)}"
         what = f"{n} columns" + ("" if plain else ", not all of them plain numbers")

@@ -24,6 +24,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from isthmus.data.tables import Column
 from isthmus.data.tables.wording import one_line
 from isthmus.errors import InputError
 from isthmus.plots.style import nats
@@ -179,23 +180,33 @@ def _check_file(output: Path) -> None:
 
 
 def _own_shape(fitted: Fitted) -> tuple[int, int] | None:
-    """Height and width of the grey images that the networks were made for; None where rows are no such images."""
-    shape = () if fitted.custom else tuple(fitted.recipe.flow.network.options.get("shape", ()))
-    return (shape[1], shape[2]) if shape[:1] == (1,) and _is_image(fitted, shape) else None
+    """Height and width of the grey images that rows are; None where they are none."""
+    shape = fitted.image
+    return shape[1:] if shape and shape[0] == 1 and _is_image(fitted, shape) else None
 
 
 def _is_image(fitted: Fitted, shape: tuple[int, ...]) -> bool:
     """Whether rows of the table have as many plain numbers."""
-    data = [column for column in fitted.schema.columns if column.role == "data"] if fitted.schema else []
-    count = len(data) or fitted.model.columns.mean.shape[0]
-    return math.prod(shape) == count and not any(column.levels for column in data)
+    data = _number_columns(fitted)
+    return math.prod(shape) == _count(fitted) and not any(column.levels for column in data)
 
 
 def _check_shape(fitted: Fitted, shape: tuple[int, int] | None) -> None:
     if shape and not _is_image(fitted, shape):
         got = f"{shape[0]} x {shape[1]} = {math.prod(shape)}"
-        n = sum(c.role == "data" for c in fitted.schema.columns) if fitted.schema else len(fitted.model.columns.mean)
-        raise InputError(f"expected an image of as many numbers as the table has, {n} columns; got {got}; correct it")
+        had = f"{_count(fitted)} columns"
+        raise InputError(f"expected an image of as many numbers as the table has, {had}; got {got}; correct it")
+
+
+def _number_columns(fitted: Fitted) -> list[Column]:
+    """The columns of the table that are modelled; of a table of images, whose columns are its pixels, none."""
+    if fitted.schema is None or fitted.schema.image:
+        return []
+    return [column for column in fitted.schema.columns if column.role == "data"]
+
+
+def _count(fitted: Fitted) -> int:
+    return len(_number_columns(fitted)) or len(fitted.model.columns.mean)
 
 
 def _groups(

@@ -228,7 +228,9 @@ def _plain_columns(fitted: Fitted) -> list[int]:
 
 def _pixels(fitted: Fitted, x: Tensor, shape: tuple[int, int]) -> Float[np.ndarray, "n h w"]:
     """Rows as images, constant columns of the table filled in again."""
-    values = x.numpy() if fitted.schema is None else fitted.schema.decode(x.numpy()).to_numpy(np.float64)
+    schema, values = fitted.schema, x.numpy()
+    if schema is not None and not schema.image:
+        values = schema.decode(values).to_numpy(np.float64)
     return values.reshape(len(x), *shape)
 
 

@@ -63,6 +63,15 @@ class Fitted:
     schema: Schema | None = None
     custom: bool = False
 
+    @property
+    def image(self) -> tuple[int, int, int] | None:
+        """Channels, height and width, where a row of X is an image by its table, the recipe or the networks."""
+        if self.schema is not None and self.schema.image:
+            return self.schema.image
+        shape = () if self.custom else self.recipe.flow.network.options.get("shape", ())
+        channels, height, width = self.recipe.columns.image or (tuple(shape) if len(shape) == 3 else (0, 0, 0))
+        return (channels, height, width) if channels else None
+
 
 def save(fitted: Fitted, folder: str | Path, *, force: bool = False) -> Path:
     """Write a model folder: to a temporary name first, then renamed, so that a crash leaves no half-written model.
