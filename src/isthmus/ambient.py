@@ -347,6 +347,7 @@ class Ambient(nn.Module):
             return self.flow.encode(x, c)
 
         def mean(p: _Posterior) -> Tensor:
+            """Of its Gaussians by their weights."""
             return (p.log_joint.softmax(1).unsqueeze(2) * p.mean).sum(1)
 
         return torch.cat([mean(self._posterior(a, b)) for a, b in self._chunks(x, c)])

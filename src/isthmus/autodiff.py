@@ -181,6 +181,7 @@ def _pullback_by_autograd(f: Map, x: Tensor) -> tuple[Tensor, Callable[[Tensor],
         y = f(x)
 
     def transpose(w: Tensor) -> tuple[Tensor, ...]:
+        """`w^T J`, recorded where `pullback` itself was."""
         track = recorded and torch.is_grad_enabled()
         return torch.autograd.grad(y, x, w, retain_graph=True, create_graph=track, materialize_grads=True)
 

@@ -105,6 +105,7 @@ class Model(nn.Module):
         """The ambient log density by importance sampling, with its standard error, (batch,) in nats, user's units."""
 
         def estimate(x: Tensor, c: Context) -> Tensor:
+            """Value and standard error side by side."""
             values, errors = [], []
             for y in self._spread(x):
                 value, error = self.ambient.importance_sampled(self.columns.standardise(y), c, n_points=n_points)

@@ -279,6 +279,7 @@ class _Trial:
     @classmethod
     @torch.no_grad()
     def of(cls, flow: Flow, train: Rows, held_out: Rows) -> "_Trial":
+        """What a flow makes of these rows."""
         some, judges, codes = (
             train.thinned(_NOISE_ROWS),
             held_out.thinned(_HELD_OUT_ROWS),

@@ -185,6 +185,7 @@ def stochastic(
     R = _common_factor(decode, z[:whole]) if whole else None
 
     def gram(t: Tensor) -> Tensor:
+        """`t^T R^-T J^T J R^-1`."""
         t = t if R is None else torch.linalg.solve_triangular(R.mT, t, upper=False, left=False)
         w = transpose(push(decode, z, t)[1])
         return w if R is None else torch.linalg.solve_triangular(R, w, upper=True, left=False)
@@ -433,6 +434,7 @@ def conjugate_gradient(
         _, transpose_frozen = pullback(decode, code)
 
         def gram(t: Tensor) -> Tensor:
+            """`t^T J^T J`."""
             return transpose_frozen(push(decode, code, t)[1])
 
         y = _solve(gram, v, tolerance, max_iterations or z.shape[1])

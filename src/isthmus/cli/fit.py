@@ -98,20 +98,19 @@ def fit(
     elif not table or output is None:
         raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
     else:
-        asked = _recipe(recipe, [*(settings or []), *overrides])
-        named = "network" in asked.flow.model_fields_set
-        command = {"targets": target or [], "force": force, "report": not no_report, "network named": named}
+        command = {"targets": target or [], "force": force, "report": not no_report}
         tables = table if is_long(table, stream=stream) else table[0]
-        _go_on(_begin(tables, output, asked.dump(), command), as_json=as_json, new=True)
+        run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
+        _go_on(run_dir, as_json=as_json, new=True)
 
 
-def _begin(table: str | list[str], output: Path, recipe: str, command: Mapping[str, Any]) -> Path:
+def _begin(table: str | list[str], output: Path, recipe: "Recipe", command: Mapping[str, Any]) -> Path:
     """Make the folder of a run; a table on standard input is kept in it, since it comes only once."""
     from isthmus import runs
     from isthmus.store import check_output
 
     check_output(output, force=bool(command["force"]))
-    run_dir, files = runs.beside(output), {"recipe.yaml": recipe.encode()}
+    run_dir, files = runs.beside(output), {"recipe.yaml": recipe.dump().encode()}
     if table == "-":
         files["table.csv"] = sys.stdin.buffer.read()
     if isinstance(table, list):
@@ -119,7 +118,8 @@ def _begin(table: str | list[str], output: Path, recipe: str, command: Mapping[s
     else:
         path = None if table == "-" else os.path.abspath(table)
     about = {"arguments": ARGUMENTS.get(), "table": path, "sha256": path and _sha256(path)}
-    runs.begin(run_dir, {**command, **about}, files, force=bool(command["force"]))
+    named = {"network named": "network" in recipe.flow.model_fields_set}
+    runs.begin(run_dir, {**command, **about, **named}, files, force=bool(command["force"]))
     return run_dir
 
 
@@ -226,9 +226,8 @@ def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tup
     if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
         say(*notes)
     fitted.metrics["command"] = f"isthmus {shlex.join(command['arguments'])}"
-    return dataclasses.replace(fitted, schema=schema), stream.schema.decode(
-        stream.X, stream.C
-    ) if frame is None else frame
+    fitted = dataclasses.replace(fitted, schema=schema)
+    return fitted, schema.decode(stream.X, stream.C) if frame is None else frame
 
 
 def _recipe(path: Path | None, settings: Sequence[str]) -> "Recipe":

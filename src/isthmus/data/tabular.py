@@ -41,6 +41,7 @@ def _table(name: str, summary: str, read: Reader, columns: tuple[str, ...] = ())
     def load(
         *, folder: str | Path | None = None, seed: int = 0, standardise: bool = True, dequantise: bool = True
     ) -> Dataset:
+        """Read, shuffle, split, and prepare; replaced below by the table's own words."""
         x = read(folder)
         order = np.random.default_rng(seed).permutation(len(x))
         test, validation, train = np.split(order, [len(x) // 10, 2 * (len(x) // 10)])
@@ -77,6 +78,7 @@ def _bundled(name: str) -> Reader:
     """A table that comes with scikit-learn."""
 
     def read(_: str | Path | None) -> Table:
+        """Its rows."""
         from sklearn import datasets
 
         return np.array(getattr(datasets, f"load_{name}")().data, dtype=np.float64)

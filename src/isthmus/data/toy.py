@@ -117,10 +117,12 @@ def two_moons(
     centre = torch.tensor([1.0, 0.5], dtype=torch.float64)
 
     def embed(u: Tensor) -> Tensor:
+        """Both moons, one after the other."""
         # the jump at u = pi falls between two quadrature panels, whose number is even
         return torch.cat([u.cos(), u.sin()], 1) + torch.where(u < math.pi, 0.0, centre)
 
     def coordinates(x: Tensor) -> Tensor:
+        """On the nearer moon."""
         upper, lower = _angle(x[:, 1], x[:, 0]), _angle(x[:, 1] - centre[1], x[:, 0] - centre[0])
         candidates = torch.stack([upper.clamp(max=math.pi - 1e-12), lower.clamp(min=math.pi)])
         errors = torch.stack([(embed(u[:, None]) - x).norm(dim=1) for u in candidates])
@@ -226,11 +228,13 @@ def torus(
     radius, tube = 1.0, 0.4
 
     def embed(u: Tensor) -> Tensor:
+        """The angle around the axis, then that around the tube."""
         a, b = u.unbind(1)
         distance = radius + tube * b.cos()  # from the axis
         return torch.stack([distance * a.cos(), distance * a.sin(), tube * b.sin()], 1)
 
     def coordinates(x: Tensor) -> Tensor:
+        """Both angles."""
         return torch.stack([_angle(x[:, 1], x[:, 0]), _angle(x[:, 2], x[:, :2].norm(dim=1) - radius)], 1)
 
     chart = Chart(embed, coordinates, _uniform((0.0, math.tau), (0.0, math.tau)))
@@ -372,6 +376,7 @@ def _von_mises_fisher(kappa: float) -> Law:
     log_constant = math.log(kappa / math.tau / -math.expm1(-2 * kappa))  # exp(kappa (cos - 1)) never overflows
 
     def draw(n: int, generator: torch.Generator) -> Tensor:
+        """By the inverse of the distribution function of the polar angle's cosine."""
         level, turn = torch.rand(2, n, generator=generator, dtype=torch.float64)
         cosine = (
             1 + torch.log(level + (1 - level) * math.exp(-2 * kappa)) / kappa
@@ -439,6 +444,7 @@ def _ambient_log_prob(chart: Chart, noise: float) -> LogDensity | None:
     offsets = log_weights + chart.law.log_prob(nodes) - 0.5 * centres.square().sum(1) + constant
 
     def log_prob(x: Tensor) -> Tensor:
+        """Of all nodes together."""
         # |x - centre|^2 is expanded, so that a block of rows costs one matrix product
         blocks = (x.double() / noise).split(max(1, _ELEMENTS // len(offsets)))
         return torch.cat([torch.addmm(offsets, y, centres.T).logsumexp(1) - 0.5 * y.square().sum(1) for y in blocks])

@@ -323,6 +323,7 @@ def gradient_quality(
     parameters = list(flow.parameters())
 
     def gradient(value: Tensor) -> Tensor:
+        """Of the mean, all parameters in one vector."""
         return torch.cat([g.flatten() for g in torch.autograd.grad(value.mean(), parameters, materialize_grads=True)])
 
     with torch.random.fork_rng(devices=[]):

@@ -155,14 +155,6 @@ def residual_convolutional_pair(
     sizes = _halved((height, side), n)
     inner = widths[-1], *sizes[0]
 
-    def bottleneck() -> nn.Module:
-        """A residual block that halves the channels twice inside."""
-        outer, middle = widths[-1], max(1, widths[-1] // 4)
-        enter = normalised(nn.Identity(), outer, wiring)[1:]
-        return Residual(
-            *enter, *normalised(nn.Conv2d(outer, middle, 3, padding=1), middle, wiring), nn.Conv2d(middle, outer, 1)
-        )
-
     halvings = [
         nn.Conv2d(before, after, 4 if k < 2 else 3, 2, _padding(4 if k < 2 else 3, target, source))
         for k, (before, after, source, target) in enumerate(
@@ -173,7 +165,7 @@ def residual_convolutional_pair(
         nn.Unflatten(1, shape),
         *wiring.join(),
         *(layer for conv, after in zip(halvings, widths, strict=True) for layer in normalised(conv, after, wiring)),
-        *(bottleneck() for _ in range(bottlenecks)),
+        *(_bottleneck(widths[-1], wiring) for _ in range(bottlenecks)),
         nn.Flatten(),
         nn.Linear(inner[0] * inner[1] * inner[2], latent_dim),
         *wiring.on_code(latent_dim, blocks, width),
@@ -190,12 +182,22 @@ def residual_convolutional_pair(
         *wiring.join(),
         nn.Linear(latent_dim + wiring.joined, inner[0] * inner[1] * inner[2]),
         nn.Unflatten(1, inner),
-        *(bottleneck() for _ in range(bottlenecks)),
+        *(_bottleneck(widths[-1], wiring) for _ in range(bottlenecks)),
         *(layer for up in doublings[:-1] for layer in normalised(up, up.out_channels, wiring)),
         doublings[-1],
         nn.Flatten(),
     )
     return encoder, decoder
+
+
+def _bottleneck(channels: int, wiring: Wiring) -> nn.Module:
+    """A residual block with a quarter of the channels inside."""
+    inside = max(1, channels // 4)
+    return Residual(
+        *normalised(nn.Identity(), channels, wiring)[1:],
+        *normalised(nn.Conv2d(channels, inside, 3, padding=1), inside, wiring),
+        nn.Conv2d(inside, channels, 1),
+    )
 
 
 def _halved(size: Size, n: int) -> list[Size]:

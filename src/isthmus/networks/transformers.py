@@ -127,25 +127,13 @@ def transformer_pair(
     rows, columns = height // p, side // p
     tokens = rows * columns
 
-    def layers() -> list[nn.Module]:
-        """Attention and perceptron, each behind a normalisation."""
-        return [
-            Residual(nn.LayerNorm(channels), *wiring.modulate(channels), *branch)
-            for _ in range(depth)
-            for branch in (
-                (Attention(channels, heads),),
-                (nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels)),
-            )
-        ]
-
     encoder = wiring.chain(
         nn.Unflatten(1, shape),
         *wiring.join(),
         Patches(p),
         nn.Linear((image + wiring.joined) * p * p, channels),
         Places(tokens, channels),
-        *layers(),
-        nn.LayerNorm(channels),
+        *_layers(depth, channels, heads, wiring),
         nn.Flatten(),
         nn.Linear(tokens * channels, latent_dim),
         *wiring.on_code(latent_dim, blocks, width),
@@ -156,8 +144,7 @@ def transformer_pair(
         nn.Linear(latent_dim + wiring.joined, tokens * channels),
         nn.Unflatten(1, (tokens, channels)),
         Places(tokens, channels),
-        *layers(),
-        nn.LayerNorm(channels),
+        *_layers(depth, channels, heads, wiring),
         nn.Linear(channels, image * p * p),
         nn.Unflatten(2, (image, p * p)),
         nn.Unflatten(1, (rows, columns)),
@@ -165,6 +152,19 @@ def transformer_pair(
         nn.Flatten(),
     )
     return encoder, decoder
+
+
+def _layers(depth: int, channels: int, heads: int, wiring: Wiring) -> list[nn.Module]:
+    """Attention and perceptron, each behind a normalisation, `depth` times, and a last normalisation."""
+    layers = [
+        Residual(nn.LayerNorm(channels), *wiring.modulate(channels), *branch)
+        for _ in range(depth)
+        for branch in (
+            (Attention(channels, heads),),
+            (nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels)),
+        )
+    ]
+    return [*layers, nn.LayerNorm(channels)]
 
 
 class _Assembled(nn.Module):

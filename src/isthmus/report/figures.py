@@ -161,6 +161,7 @@ def _drawn_surface(fitted: Fitted, evidence: Evidence, found: Surface) -> Pictur
         names = [name for name, kept in zip(features(fitted), columns.kept, strict=True) if kept]
 
         def place(u: Tensor) -> np.ndarray:
+            """In the table's own columns."""
             return columns.restore(u)[:, columns.kept].numpy()
     else:
         mean = evidence.rows.x.mean(0)
@@ -168,6 +169,7 @@ def _drawn_surface(fitted: Fitted, evidence: Evidence, found: Surface) -> Pictur
         names = ["principal axis 1", "principal axis 2"]
 
         def place(u: Tensor) -> np.ndarray:
+            """On two principal axes."""
             return ((u - mean) @ axes.mT).numpy()
 
     lines = [place(line) for line in found.lines]
@@ -222,8 +224,10 @@ def _plain_columns(fitted: Fitted) -> list[int]:
     """The varying columns that are no level and no indicator, or if there are none, all that vary."""
     kept = [j for j, inside in enumerate(fitted.model.columns.kept) if inside]
     schema = fitted.schema.columns if fitted.schema else ()
-    plain = {c.name for c in schema if c.kind != "category"} if schema else set(features(fitted))
-    return [j for j in kept if features(fitted)[j] in plain] or kept
+    if not schema:
+        return kept
+    names, plain = features(fitted), {c.name for c in schema if c.kind != "category"}
+    return [j for j in kept if names[j] in plain] or kept
 
 
 def _pixels(fitted: Fitted, x: Tensor, shape: tuple[int, int]) -> Float[np.ndarray, "n h w"]:

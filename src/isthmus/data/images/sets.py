@@ -66,6 +66,7 @@ def _set(name: str, summary: str, read: _Reader, latent_dim: int | None = None) 
         logit: float | None = None,
         labels: bool = False,
     ) -> Dataset:
+        """Read, split and prepare; replaced below by the words of the set."""
         if logit is not None and not dequantise:
             raise InputError(f"expected dequantise beside logit; got logit {logit} alone; leave one of them out")
         splits, generator = read(folder, seed), torch.Generator().manual_seed(seed)
@@ -117,6 +118,7 @@ def _idx(name: str, torchvision: str) -> _Reader:
     """Four idx files in a folder of this name, or where torchvision unpacks them."""
 
     def read(folder: Folder, _: int) -> _Splits:
+        """All four."""
         from isthmus.data.tables.pictures import read_idx
 
         def part(of: str) -> _Split:
@@ -216,6 +218,7 @@ def _arrays(file: str, *keys: str) -> _Reader:
     """Grey images in an .npz file, and their classes where a key names them."""
 
     def read(folder: Folder, seed: int) -> _Splits:
+        """A tenth each for validation and testing."""
         x, *label = read_arrays(find(folder, file), "images", *keys)
         return _by_seed(_Split(x[:, None], label[0] if label else None), seed)
 

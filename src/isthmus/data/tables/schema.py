@@ -259,9 +259,11 @@ def _notes(columns: Sequence[Column], wide: Sequence[Column], beside: Sequence[s
     """What was done, one sentence a kind of change, with the first few columns that it concerns."""
 
     def sized(chosen: Sequence[Column]) -> list[str]:
+        """Names, each with its number of levels."""
         return [f"{quoted(column.name)} ({len(column.levels)} levels)" for column in chosen]
 
     def few(test: Callable[[Column], bool]) -> list[str]:
+        """Names of the columns that pass."""
         return [quoted(column.name) for column in columns if test(column)]
 
     filled = [c for c in columns if c.has_missing and c.kind == "number" and not c.constant]
