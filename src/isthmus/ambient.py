@@ -23,6 +23,7 @@ R^D. The encoder only says where to look. Two evaluations, both deterministic, b
 With a linear decoder both equal probabilistic PCA, or with a mixture a mixture of factor analysers.
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -48,14 +49,17 @@ __all__ = [
     "LowRankNoise",
     "NoNoise",
     "Noise",
+    "Tangent",
     "gaussian_components",
     "log_normal",
+    "tangent",
 ]
 
 LOG_2PI = math.log(2 * math.pi)
 
 # Numbers (not rows) held at once by one chunk of rows: 16 million float64 are 128 MB.
 _CHUNK_NUMBERS = 16_000_000
+_ACTIVATIONS = 32  # numbers inside a decoder for each number of its Jacobian
 
 # Proposal of the importance-sampled density: standard deviations are widened by this factor, and this share of the
 # points is drawn from the whole latent distribution, in case the encoder looks in the wrong place.
@@ -73,6 +77,51 @@ class Estimate(NamedTuple):
 
     value: Float[Tensor, " batch"]
     standard_error: Float[Tensor, " batch"]
+
+
+class Tangent(NamedTuple):
+    """A decoder linearised at codes: `g(z + s) = x_hat + J s`, up to its curvature.
+
+    Attributes:
+        z: codes, (batch, d).
+        x_hat: points of the manifold, (batch, D).
+        J: Jacobians of the decoder, (batch, D, d).
+    """
+
+    z: Float[Tensor, "batch d"]
+    x_hat: Float[Tensor, "batch D"]
+    J: Float[Tensor, "batch D d"]
+
+    def at(self, rows: slice) -> "Tangent":
+        """Those of some rows."""
+        return Tangent(self.z[rows], self.x_hat[rows], self.J[rows])
+
+
+@torch.no_grad()
+def tangent(flow: Flow, x: Float[Tensor, "batch D"], c: Context = None) -> Tangent:
+    """The decoder of a flow linearised at the codes of rows: d products a row.
+
+    Args:
+        flow: any flow.
+        x: data, (batch, D).
+        c: context, (batch, C), or None.
+
+    Returns:
+        A `Tangent`.
+
+    Example:
+        >>> from isthmus.flows import FreeFormFlow
+        >>> flow = FreeFormFlow(nn.Linear(3, 2), nn.Linear(2, 3), data_dim=3, latent_dim=2)
+        >>> tangent(flow, torch.zeros(5, 3)).J.shape
+        torch.Size([5, 3, 2])
+    """
+    at_once = max(1, _CHUNK_NUMBERS // (_ACTIVATIONS * flow.data_dim * flow.latent_dim))
+    contexts = itertools.repeat(None) if c is None else c.split(at_once)
+    parts = []
+    for some, given in zip(x.split(at_once), contexts, strict=False):
+        z = flow.encode(some, given)
+        parts.append((z, *jacobian(flow.maps(given)[1], z, outputs=flow.data_dim)))
+    return Tangent(*map(torch.cat, zip(*parts, strict=True)))
 
 
 class Noise(nn.Module, ABC):
@@ -309,16 +358,34 @@ class Ambient(nn.Module):
             raise InputError("expected noise off the manifold; got none; only a flow of the whole space goes without")
 
     @torch.no_grad()
-    def linearised(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
-        """Log density at x with the decoder replaced by its tangent at f(x), (batch,) in nats."""
+    def linearised(
+        self, x: Float[Tensor, "batch D"], c: Context = None, *, at: Tangent | None = None
+    ) -> Float[Tensor, " batch"]:
+        """Log density at x with the decoder replaced by its tangent at f(x), (batch,) in nats.
+
+        Args:
+            x: data, (batch, D).
+            c: context, (batch, C), or None.
+            at: the tangents at the codes of x, where they are known.
+
+        Returns:
+            (batch,) in nats.
+        """
         if self.is_exact:
             return self.flow.log_prob(x, c)
         points = _quasi_random(self.flow.latent_dim, _RATIO_POINTS if self._components(c) is None else 1, seed=0).to(x)
-        return torch.cat([self._linearised(a, b, points) for a, b in self._chunks(x, c, points.shape[0])])
+        parts = self._chunks(x, c, at, n_points=points.shape[0])
+        return torch.cat([self._linearised(*part, points) for part in parts])
 
     @torch.no_grad()
     def importance_sampled(
-        self, x: Float[Tensor, "batch D"], c: Context = None, *, n_points: int = 128, seed: int = 0
+        self,
+        x: Float[Tensor, "batch D"],
+        c: Context = None,
+        *,
+        n_points: int = 128,
+        seed: int = 0,
+        at: Tangent | None = None,
     ) -> Estimate:
         """Log density at x by importance sampling over the codes, with its standard error.
 
@@ -330,6 +397,7 @@ class Ambient(nn.Module):
             c: context, (batch, C), or None.
             n_points: decoder evaluations a row; a power of two spreads them most evenly.
             seed: of the scrambling of the quasi-random points, the same for all rows.
+            at: the tangents at the codes of x, where they are known.
 
         Returns:
             Value and standard error, (batch,) in nats.
@@ -337,7 +405,7 @@ class Ambient(nn.Module):
         if self.is_exact:
             return Estimate(self.flow.log_prob(x, c), x.new_zeros(x.shape[0]))
         points = _quasi_random(self.flow.latent_dim + 1, n_points, seed).to(x)
-        parts = [self._sampled(a, b, points) for a, b in self._chunks(x, c, n_points)]
+        parts = [self._sampled(*part, points) for part in self._chunks(x, c, at, n_points=n_points)]
         return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     @torch.no_grad()
@@ -350,7 +418,7 @@ class Ambient(nn.Module):
             """Of its Gaussians by their weights."""
             return (p.log_joint.softmax(1).unsqueeze(2) * p.mean).sum(1)
 
-        return torch.cat([mean(self._posterior(a, b)) for a, b in self._chunks(x, c)])
+        return torch.cat([mean(self._posterior(*part)) for part in self._chunks(x, c)])
 
     @torch.no_grad()
     def sample(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n D"]:
@@ -374,7 +442,10 @@ class Ambient(nn.Module):
         x = self.flow.decode(temperature * z, c)
         return x + temperature * self.noise.color(torch.randn_like(x), k)
 
-    def _chunks(self, x: Tensor, c: Context, n_points: int = 1) -> Iterator[tuple[Tensor, Context]]:
+    def _chunks(
+        self, x: Tensor, c: Context, at: Tangent | None = None, *, n_points: int = 1
+    ) -> Iterator[tuple[Tensor, Context, Tangent]]:
+        """Some rows at a time, their context and their tangents."""
         d, D = self.flow.latent_dim, self.flow.data_dim
         K = self.noise.half_log_det().shape[0]
         components = self._components(c)
@@ -382,12 +453,13 @@ class Ambient(nn.Module):
         numbers = K * d * D + max(K, L) * (2 * d * d + d) + n_points * (d * d + (K + 1) * D + max(K, L) * (d + 3))
         rows = max(1, _CHUNK_NUMBERS // numbers)
         for start in range(0, max(1, x.shape[0]), rows):
-            yield x[start : start + rows], None if c is None else c[start : start + rows]
+            some = slice(start, start + rows)
+            given = None if c is None else c[some]
+            yield x[some], given, tangent(self.flow, x[some], given) if at is None else at.at(some)
 
-    def _posterior(self, x: Tensor, c: Context) -> _Posterior:
+    def _posterior(self, x: Tensor, c: Context, at: Tangent) -> _Posterior:
         flow, noise = self.flow, self.noise
-        z0 = flow.encode(x, c)
-        x_hat, J = jacobian(flow.maps(c)[1], z0)
+        z0, x_hat, J = at
         log_weights, means, prior_tril = self._gaussians(c)
         offset = means - z0.unsqueeze(1)  # batch K d
         H = torch.cholesky_inverse(prior_tril)
@@ -409,8 +481,8 @@ class Ambient(nn.Module):
         shift = torch.linalg.solve_triangular(tril.mT, half, upper=True).squeeze(3)
         return _Posterior(log_joint, z0.unsqueeze(1) + shift, tril)
 
-    def _linearised(self, x: Tensor, c: Context, points: Float[Tensor, "S d"]) -> Float[Tensor, " batch"]:
-        log_joint, mean, tril = self._posterior(x, c)
+    def _linearised(self, x: Tensor, c: Context, at: Tangent, points: Float[Tensor, "S d"]) -> Float[Tensor, " batch"]:
+        log_joint, mean, tril = self._posterior(x, c, at)
         if self._components(c) is not None:
             return log_joint.logsumexp(1)
         _, (center,), (spread,) = self._gaussians(c)
@@ -420,8 +492,8 @@ class Ambient(nn.Module):
         log_ratio = base.log_prob(z.flatten(0, 1)).unflatten(0, z.shape[:2]) - log_normal(z - center, spread)
         return log_joint[:, 0] + log_ratio.logsumexp(1) - math.log(points.shape[0])
 
-    def _sampled(self, x: Tensor, c: Context, points: Float[Tensor, "S d1"]) -> Estimate:
-        posterior = self._posterior(x, c)
+    def _sampled(self, x: Tensor, c: Context, at: Tangent, points: Float[Tensor, "S d1"]) -> Estimate:
+        posterior = self._posterior(x, c, at)
         z, log_q, log_linear = _propose(posterior, self._broad(c), points)
         batch, S, _ = z.shape
         repeated = None if c is None else c.repeat_interleave(S, 0)

@@ -20,6 +20,7 @@ from isthmus.ambient import Ambient
 from isthmus.columns import Columns
 from isthmus.data.tables import Stream
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
+from isthmus.diagnostics.geometry import affordable
 from isthmus.errors import InputError
 from isthmus.flow import Flow, NetworkFlow
 from isthmus.flows import FLOWS
@@ -39,7 +40,7 @@ __all__ = ["fit", "rows_again"]
 
 _REFIT_ROWS = 250_000  # from which principal components and densities are computed
 _STREAMED_REFIT_ROWS = 50_000  # a mixture of 128 on 250,000 rows takes 1.5 GB
-_FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported
+_FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported; fewer of images
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
 _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256 learn the rows themselves
@@ -425,7 +426,7 @@ def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str:
 
 
 def _figures(model: Model, history: History, refit: Refit, held_out: Rows) -> dict[str, Any]:
-    best, held_out = _kept(history), held_out.thinned(_FIGURE_ROWS)
+    best, held_out = _kept(history), held_out.thinned(affordable(model.flow, _FIGURE_ROWS, times=80))
     x = model.columns.restore(held_out.x)
     c = None if held_out.c is None or model.context_columns is None else model.context_columns.restore(held_out.c)
     return {

@@ -17,7 +17,7 @@ from torch.quasirandom import SobolEngine
 from isthmus.ambient import Ambient, Estimate
 from isthmus.columns import Columns
 from isthmus.errors import InputError
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, Flow, in_double
 from isthmus.matrices import check_finite, doubled
 from isthmus.volume import exact
 
@@ -25,6 +25,7 @@ __all__ = ["Model"]
 
 _ROWS = 4096
 _OFFSETS = 8  # at which a row of integers is spread over their units; even
+_MANY_COLUMNS, _FEW_OFFSETS = 256, 2  # over so many integers in a row a sum averages by itself
 
 Density = Literal["ambient", "linearised", "manifold"]
 
@@ -55,7 +56,7 @@ class Model(nn.Module):
         super().__init__()
         self.ambient, self.columns, self.context_columns = ambient, columns, context_columns
         self.requires_grad_(requires_grad=False)
-        self.double().eval()
+        in_double(self).eval()
         for tensor in (*self.parameters(), *self.buffers()):
             tensor.data = tensor.data.contiguous()  # as a file has it: strides change the last bit of a product
 
@@ -145,8 +146,9 @@ class Model(nn.Module):
         if not bool(whole.any()):
             return [x]
         kept = self.columns.kept
-        offsets = torch.zeros(_OFFSETS // 2, x.shape[1]).to(x)
-        draws = SobolEngine(self.columns.dim, scramble=True, seed=0).draw(_OFFSETS // 2, dtype=torch.float64)
+        count = _OFFSETS if int(self.columns.integer.sum()) < _MANY_COLUMNS else _FEW_OFFSETS
+        offsets = torch.zeros(count // 2, x.shape[1]).to(x)
+        draws = SobolEngine(self.columns.dim, scramble=True, seed=0).draw(count // 2, dtype=torch.float64)
         offsets[:, kept] = draws.to(x) - 0.5
         return [x + whole * offset for offset in torch.cat([offsets, -offsets])]
 

@@ -26,12 +26,23 @@ from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from isthmus import latents
-from isthmus.ambient import NOISES, Ambient, IsotropicNoise, Noise, NoNoise, gaussian_components, log_normal
+from isthmus.ambient import (
+    NOISES,
+    Ambient,
+    IsotropicNoise,
+    Noise,
+    NoNoise,
+    Tangent,
+    gaussian_components,
+    log_normal,
+    tangent,
+)
+from isthmus.diagnostics.geometry import affordable
 from isthmus.errors import InputError
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, Flow, in_double
 from isthmus.recipe import DensityRecipe, Part
 
-__all__ = ["Refit", "Rows", "fit_flow", "fit_mixture", "refit_density", "refit_latent"]
+__all__ = ["Refit", "Rows", "by_chunks", "fit_flow", "fit_mixture", "refit_density", "refit_latent"]
 
 _COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 _MANY, _ROWS_FOR_MANY = 64, 500  # more components than that slow every score, and are for tables with so many rows each
@@ -81,8 +92,18 @@ class Rows:
 
     def thinned(self, most: int) -> "Rows":
         """At most `most` of the rows, evenly spaced."""
-        step = max(1, math.ceil(self.x.shape[0] / most))
+        step = self.spacing(most)
         return Rows(self.x[::step], None if self.c is None else self.c[::step])
+
+    def spacing(self, most: int) -> int:
+        """How far apart are those that `thinned` takes."""
+        return max(1, math.ceil(self.x.shape[0] / most))
+
+    def split(self, size: int) -> "list[Rows]":
+        """The rows in blocks of `size`, the last one shorter."""
+        parts = self.x.split(size)
+        contexts = (None,) * len(parts) if self.c is None else self.c.split(size)
+        return [Rows(x, c) for x, c in zip(parts, contexts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -235,7 +256,7 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe
         >>> refit_density(flow, rows, rows, DensityRecipe(latent="as trained", noise="isotropic")).noise.kind
         'isotropic'
     """
-    trial = _Trial.of(copy.deepcopy(flow).double().eval(), train, held_out)
+    trial = _Trial.of(in_double(copy.deepcopy(flow)).eval(), train, held_out)
     tried: list[_Candidate] = []
     for latent, lazy in _latent_candidates(trial, choice, seed):
         tried += trial.of_latent(latent, lazy, choice)
@@ -271,6 +292,7 @@ class _Trial:
 
     flow: Flow
     held_out: Rows
+    at: Tangent | None  # of the held-out rows; of no use where a flow is of the whole space
     held_out_codes: Float[Tensor, "k d"]
     z: Float[Tensor, "n d"]
     residuals: Float[Tensor, "m D"]  # of the evenly spaced rows that `noise_codes` are the codes of
@@ -280,14 +302,13 @@ class _Trial:
     @torch.no_grad()
     def of(cls, flow: Flow, train: Rows, held_out: Rows) -> "_Trial":
         """What a flow makes of these rows."""
-        some, judges, codes = (
-            train.thinned(_NOISE_ROWS),
-            held_out.thinned(_HELD_OUT_ROWS),
-            held_out.thinned(_HELD_OUT_CODES),
-        )
-        residuals = some.x - _by_chunks(flow.reconstruct, some)
-        z, held_out_codes = _by_chunks(flow.encode, train), _by_chunks(flow.encode, codes)
-        return cls(flow, judges, held_out_codes, z, residuals, _held_out_sigma(flow, judges))
+        some, codes = train.thinned(_NOISE_ROWS), held_out.thinned(_HELD_OUT_CODES)
+        judges = held_out.thinned(affordable(flow, _HELD_OUT_ROWS, times=40, least=100))
+        at = None if flow.whole_space else tangent(flow, judges.x, judges.c)
+        residuals = some.x - by_chunks(flow.reconstruct, some)
+        sigma = _sigma(flow, residuals if at is None else judges.x - at.x_hat)
+        z, held_out_codes = by_chunks(flow.encode, train), by_chunks(flow.encode, codes)
+        return cls(flow, judges, at, held_out_codes, z, residuals, sigma)
 
     @property
     def noise_codes(self) -> Float[Tensor, "m d"]:
@@ -313,7 +334,7 @@ class _Trial:
         """Fit a noise beside a latent density, and score both."""
         part, noise = self._noise(lazy, kind, settings)
         self.flow.latent = lazy
-        value = Ambient(self.flow, noise).linearised(self.held_out.x, self.held_out.c).mean()
+        value = Ambient(self.flow, noise).linearised(self.held_out.x, self.held_out.c, at=self.at).mean()
         return _Candidate(latent, lazy, part, noise, settings, float(value) if torch.isfinite(value) else -math.inf)
 
     def refine(self, candidate: _Candidate) -> Iterable[_Candidate]:
@@ -361,18 +382,27 @@ class _Trial:
         return total / float(pooled.trace()) * (scatter + shrinkage * pooled) / (counts + shrinkage)
 
 
-def _by_chunks(function: Callable[[Tensor, Context], Tensor], rows: Rows) -> Tensor:
-    """A function of data and context of many rows, some at a time."""
-    parts = [Rows(x) for x in rows.x.split(_CHUNK_ROWS)]
-    if rows.c is not None:
-        parts = [Rows(part.x, c) for part, c in zip(parts, rows.c.split(_CHUNK_ROWS), strict=True)]
-    return torch.cat([function(part.x, part.c) for part in parts])
+def by_chunks(function: Callable[[Tensor, Context], Tensor], rows: Rows) -> Tensor:
+    """A function of data and context, of some rows at a time.
+
+    Args:
+        function: from data (batch, D) and context (batch, C) or None to (batch, m).
+        rows: any number of rows.
+
+    Returns:
+        (n, m).
+
+    Example:
+        >>> by_chunks(lambda x, c: 2 * x, Rows(torch.ones(3, 2))).sum()
+        tensor(12.)
+    """
+    at_once = min(_CHUNK_ROWS, max(1, _CHUNK_NUMBERS // rows.x.shape[1]))
+    return torch.cat([function(part.x, part.c) for part in rows.split(at_once)])
 
 
-def _held_out_sigma(flow: Flow, rows: Rows) -> float:
+def _sigma(flow: Flow, residuals: Float[Tensor, "n D"]) -> float:
     """Residual standard deviation per direction off the manifold; a millionth of a column's at least."""
-    error = float((rows.x - flow.reconstruct(rows.x, rows.c)).square().sum(1).mean())
-    return max(error / max(1, flow.data_dim - flow.latent_dim), 1e-12) ** 0.5
+    return max(float(residuals.square().sum(1).mean()) / max(1, flow.data_dim - flow.latent_dim), 1e-12) ** 0.5
 
 
 def _isotropic_suffices(tried: list[_Candidate]) -> bool:

@@ -127,18 +127,19 @@ def thinned(x: Float[Tensor, "n D"], c: Context, most: int) -> Table:
     return x[::step], None if c is None else c[::step]
 
 
-def affordable(flow: Flow, most: int, *, times: int = 1) -> int:
+def affordable(flow: Flow, most: int, *, times: int = 1, least: int = 8) -> int:
     """How many rows a diagnostic takes that needs Jacobians of each of them.
 
     Args:
         flow: any flow.
         most: the number for narrow data.
         times: how many times the usual work it may take.
+        least: the number for the widest data.
 
     Returns:
-        A number of rows, from 8 to `most`.
+        A number of rows, from `least` to `most`.
     """
-    return max(8, min(most, times * _WORK // (flow.data_dim * flow.latent_dim)))
+    return max(least, min(most, times * _WORK // (flow.data_dim * flow.latent_dim)))
 
 
 def _whitening(z: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:

@@ -27,6 +27,7 @@ from isthmus.diagnostics.likelihood import (
     samples,
 )
 from isthmus.diagnostics.measuring import Measurements, RowsLike, measure, prepared
+from isthmus.flow import in_double
 
 __all__ = ["LIMITS", "Limits", "examine", "judge", "steadiness"]
 
@@ -126,7 +127,7 @@ def examine(
         >>> health.status, "reconstruction" in [verdict.name for verdict in health.failing]
         ('fail', True)
     """
-    ambient = copy.deepcopy(ambient).double().eval().requires_grad_(requires_grad=False)
+    ambient = in_double(copy.deepcopy(ambient)).eval().requires_grad_(requires_grad=False)
     if min(len(train.x), len(held_out.x)) < _FEWEST_ROWS:
         n = min(len(train.x), len(held_out.x))
         return Health((Verdict("rows", "warn", n, _FEWEST_ROWS, f"{n} rows are too few to say anything; give more"),))

@@ -11,7 +11,7 @@ from torch import Tensor
 from isthmus.ambient import Ambient
 from isthmus.autodiff import jacobian, pullback
 from isthmus.diagnostics.geometry import Table, affordable, thinned
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, Flow, in_double
 from isthmus.volume import ESTIMATORS, Map, exact, orthonormal_probes
 
 __all__ = [
@@ -316,7 +316,7 @@ def gradient_quality(
         >>> -1 <= gradient_quality(flow, torch.randn(9, 3)).encoder <= 1
         True
     """
-    flow = copy.deepcopy(flow).double().requires_grad_()
+    flow = in_double(copy.deepcopy(flow)).requires_grad_()
     x, c = thinned(x.to(torch.float64), c, affordable(flow, _GRADIENT_ROWS))
     c = None if c is None else c.to(torch.float64)
     encode, decode = flow.maps(c)

@@ -51,5 +51,5 @@ class VariationalFlow(NetworkFlow):
 
     def posterior(self, x: Float[Tensor, "batch D"], c: Context = None) -> DiagNormal:
         """The distribution of the codes of each row, q(z | x)."""
-        log_deviation = self.deviation(x) if c is None else self.deviation(x, c)
+        log_deviation = self._applied(self.deviation, x, c)
         return DiagNormal(self.encode(x, c), log_deviation.exp())

@@ -37,6 +37,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from isthmus.diagnostics.geometry import affordable
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.objective import Objective
@@ -162,7 +163,7 @@ def train(
         flow: any flow; changed in place.
         objective: how it is trained.
         train: standardised rows, or those of a stream.
-        held_out: standardised rows that decide; at most 1,000 evenly spaced ones are used.
+        held_out: standardised rows that decide; at most 1,000 evenly spaced ones are used, fewer with large Jacobians.
         settings: the recipe's section `training`; its defaults if not given. With `max_steps` 0 the flow stays as it
             is, and is scored.
         weights: one weight a training row, (n,), mean 1.
@@ -192,7 +193,7 @@ def train(
     dtype = torch.float64 if settings.precision == "64-true" else torch.float32
     count = len(train) if isinstance(train, LongRows) else len(train.x)
     plan = Plan.of(settings, count, sum(parameter.numel() for parameter in flow.parameters()))
-    held_out = held_out.thinned(_VALIDATION_ROWS).to(torch.float64)
+    held_out = held_out.thinned(affordable(flow, _VALIDATION_ROWS, times=16, least=100)).to(torch.float64)
     if plan.max_steps == 0:
         return _start_alone(flow, objective, held_out)
     run_dir = None if run_dir is None else Path(run_dir)
