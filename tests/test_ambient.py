@@ -8,7 +8,7 @@ from torch.distributions import MultivariateNormal
 
 from cases import descend, make_flow, randn
 from isthmus import ambient
-from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise, gaussian_components
+from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise, gaussian_components, tangent
 from isthmus.data import DATASETS
 from isthmus.errors import InputError
 from isthmus.flows import FreeFormFlow
@@ -201,6 +201,9 @@ def test_a_row_depends_on_no_other_row_nor_on_how_rows_are_cut(name, monkeypatch
             row = x[i : i + 1], None if c is None else c[i : i + 1]
             alone = [model.linearised(*row), *model.importance_sampled(*row), model.posterior_mean(*row)]
             torch.testing.assert_close(alone, [t[i : i + 1] for t in together], rtol=1e-10, atol=1e-10)
+        at = tangent(model.flow, x, c)
+        known = [model.linearised(x, c, at=at), *model.importance_sampled(x, c, at=at)]
+        torch.testing.assert_close(known, together[:3], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", [*LATENTS, "given c"])

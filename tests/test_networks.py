@@ -1,5 +1,6 @@
 """The encoder-decoder pairs of the catalogue."""
 
+import copy
 import math
 from typing import get_args
 
@@ -10,7 +11,9 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from cases import jacobians, row_maps
+from isthmus.ambient import Ambient, IsotropicNoise
 from isthmus.errors import InputError
+from isthmus.flow import in_double
 from isthmus.flows import FreeFormFlow
 from isthmus.networks import (
     NETWORKS,
@@ -88,6 +91,24 @@ def test_any_height_and_width_and_every_way_to_tell_a_context(name, shape, condi
             assert one.shape == other.shape
             assert not torch.allclose(one, other)  # the context matters
         assert outputs[0][1].shape == x.shape
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_that_convolve_keep_single_precision_and_nobody_notices(name):
+    torch.manual_seed(0)
+    flow = FreeFormFlow(*NETWORKS[name](32, 3, 2, **SMALL.get(name, {})), 32, 3, 2)
+    exact, found = copy.deepcopy(flow).double(), in_double(copy.deepcopy(flow))
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in flow.modules())
+    assert {p.dtype for p in found.encoder.parameters()} == {torch.float32 if convolves else torch.float64}
+    assert all(b.dtype == torch.float64 for b in found.latent.buffers())
+    x, c = torch.randn(4, 32).double(), torch.randn(4, 2).double()
+    densities = [
+        (ambient.linearised(x, c), ambient.importance_sampled(x, c).value, ambient.flow.log_prob(x, c))
+        for ambient in (Ambient(f, IsotropicNoise(32, 0.1).double()) for f in (exact, found))
+    ]
+    for one, other in zip(*densities, strict=True):
+        assert one.dtype == other.dtype == torch.float64
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", IMAGE)

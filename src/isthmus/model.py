@@ -2,7 +2,8 @@
 
 Inside, columns are standardised, see `isthmus.columns`; outside, everything is in the user's units: data, samples, and
 densities, whose log-determinant of the preparation is always included. Computation is in float64, so that the score of
-a row does not depend on the rows beside it.
+a row does not depend on the rows beside it; networks that convolve are in float32, see `isthmus.flow.in_double`, and
+scores of images may differ by about 1e-3 nats with the rows beside them.
 """
 
 import math
@@ -35,7 +36,7 @@ class Model(nn.Module):
     """A flow with the noise off its manifold and the preparation of the user's columns.
 
     All tensors are in the user's units, (batch, n) with n the user's columns; codes are (batch, d); densities (batch,)
-    in nats. Everything is computed in float64, in chunks of rows.
+    in nats. Everything but networks that convolve is computed in float64, in chunks of rows.
 
     Args:
         ambient: flow and noise, on standardised columns.
