@@ -46,6 +46,8 @@ def test_batches_are_random_orders_cut_into_equal_parts(rows, size):
     assert all(len(epoch.unique()) == len(epoch) for epoch in epochs)
     assert any(not torch.equal(a.x, b.x) for a, b in zip(batches, other, strict=True)) or rows == 1
     assert all(batch[1:] == (None, None) for batch in Batches(x, None, None, size=size, steps=2, seed=0))
+    elsewhere = Batches(x.to("meta"), None, None, size=size, steps=2, seed=0)  # a device that holds no numbers
+    assert [(b.x.device.type, b.x.shape) for b in elsewhere] == [("meta", batches[0].x.shape)] * 2
 
 
 @pytest.mark.parametrize(

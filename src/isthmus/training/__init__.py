@@ -219,7 +219,9 @@ def train(
         )
         trainer = _trainer(settings, plan, run_dir, progress=progress)
         start = saved["global_step"] if saved else 0
-        batches = _batches(train, weights, settings, plan, start=start, seed=seed, spread=spread, dtype=dtype)
+        options: dict[str, Any] = {"start": start, "seed": seed, "spread": spread, "dtype": dtype}
+        device = torch.device("cpu") if spread else _resident(trainer, train, dtype)  # columns spread on the CPU
+        batches = _batches(train, weights, settings, plan, device=device, **options)
         path = run_dir / CHECKPOINT if run_dir and saved else None
         with _untrained_again_where_interrupted(flow), _interruptible(trainee):
             trainer.fit(trainee, DataLoader(batches, batch_size=None), ckpt_path=path, weights_only=True)
@@ -234,8 +236,23 @@ def train(
     return trainee.history
 
 
+def _resident(trainer: lightning.Trainer, train: Rows | LongRows, dtype: torch.dtype) -> torch.device:
+    """Where the rows lie while they are trained on: on the one accelerator, if they leave three quarters of it free."""
+    device, cpu = trainer.strategy.root_device, torch.device("cpu")
+    if device.type != "cuda" or trainer.world_size > 1 or isinstance(train, LongRows):
+        return cpu
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if train.x.numel() * dtype.itemsize < free / 4 else cpu
+
+
 def _batches(
-    train: Rows | LongRows, weights: Tensor | None, settings: TrainingRecipe, plan: Plan, **options: Any
+    train: Rows | LongRows,
+    weights: Tensor | None,
+    settings: TrainingRecipe,
+    plan: Plan,
+    *,
+    device: torch.device,
+    **options: Any,
 ) -> Any:
     """`Batches` or `LongBatches`, as many rows in each for every process."""
     options |= {"steps": plan.max_steps, "size": plan.batch_size + -plan.batch_size % settings.devices}
@@ -248,8 +265,8 @@ def _batches(
         raise InputError(
             f"expected a row for each of {settings.devices} devices; got {len(train.x)}; use fewer devices"
         )
-    c, w = (None if t is None else t.to(dtype) for t in (train.c, weights))
-    return Batches(train.x.to(dtype), c, w, **options)
+    c, w = (None if t is None else t.to(device, dtype) for t in (train.c, weights))
+    return Batches(train.x.to(device, dtype), c, w, **options)
 
 
 def _identity(

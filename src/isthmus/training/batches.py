@@ -103,7 +103,7 @@ def mixed_seed(*numbers: int) -> int:
 class Batches(IterableDataset):
     """`steps` batches of rows, in one random order an epoch; a rest shorter than a batch is left out.
 
-    Of several processes each has its share of every batch.
+    Rows are cut by index on the device that they lie on. Of several processes each has its share of every batch.
 
     Args:
         x: data, (n, D).
@@ -141,7 +141,7 @@ class Batches(IterableDataset):
         per_epoch = len(self.x) // self.size
         for step in range(self.steps):
             if step % per_epoch == 0:
-                order = torch.randperm(len(self.x), generator=generator)
+                order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
             shape = self.size, self.x.shape[1]
             u = None if self.spread is None else torch.rand(shape, generator=generator, dtype=self.x.dtype)
             if step < self.start:
