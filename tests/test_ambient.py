@@ -234,6 +234,34 @@ def test_samples_are_codes_decoded_with_noise_at_any_temperature(name):
             model.sample(7, c)
 
 
+def test_truncation_draws_from_the_likeliest_codes():
+    flow = linear_flow(torch.tensor([[1.0], [0.0]]).double(), torch.zeros(2).double())
+    model = Ambient(flow, isotropic(2, 0.5))
+    whole, half, few = (model.sample(20_000, noise=False, truncation=share)[:, 0] for share in (1, 0.5, 0.125))
+    # of |z| under N(0, 1) a half lies below 0.674, an eighth below 0.157; 16 candidates know these places roughly
+    assert float(whole.std()) == pytest.approx(1, abs=0.03)
+    assert float((half.abs() < 0.674).double().mean()) > 0.9
+    assert float((few.abs() < 0.157).double().mean()) > 0.7
+    assert float(few.abs().max()) < float(half.abs().max()) < float(whole.abs().max())
+    assert float(model.sample(20_000, truncation=0.125)[:, 1].std()) == pytest.approx(0.5, abs=0.02)  # noise is whole
+    with pytest.raises(InputError, match=r"share of the codes in \(0, 1\]"):
+        model.sample(3, truncation=0.0)
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_any_latent_can_be_truncated(name):
+    assert Ambient(conditional(name), isotropic(3, 0.2)).sample(64, truncation=0.1).isfinite().all()
+
+
+@torch.no_grad()
+def test_truncated_rows_keep_their_context():
+    flow, c = conditional("given c"), randn(64, 2)
+    model = Ambient(flow, isotropic(3, 0.2))
+    rows = [model.sample(64, c, noise=False, truncation=share) for share in (0.1, 1.0)]
+    few, whole = (flow.base(c).log_prob(flow.encode(x, c)) for x in rows)  # this encoder gives the codes drawn
+    assert float(few.mean()) > float(whole.mean()) + 0.5
+
+
 # -------------------------------------------------------------------------------------------------------- parts
 
 

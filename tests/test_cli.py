@@ -398,6 +398,7 @@ MISTAKES = {
     "no number of rows": verb("sample", "mixed"),
     "a negative temperature": verb("sample", "mixed", "-n", 3, "--temperature", -1),
     "an endless temperature": verb("sample", "mixed", "-n", 3, "--temperature", "inf"),
+    "no share of the codes": verb("sample", "mixed", "-n", 3, "--truncation", 0),
     "a truncated model": damaged("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9])),
     "an empty model": damaged("model.safetensors", lambda path: path.write_bytes(b"")),
     "a tensor of another shape": damaged("model.safetensors", reshape),

@@ -212,16 +212,18 @@ class Tanh(torch.autograd.Function):
 class Custom(nn.Linear):
     def forward(self, x):
         return 3 * Tanh.apply(super().forward(x))
-for encoder in (nn.Linear(3, 1), Graphless(3, 1), Custom(3, 1)):
-    flow = FreeFormFlow(encoder, nn.Linear(1, 3), 3, 1)
+wide, narrow = mlp_pair(3, 1, width=64), nn.Linear(1, 3)
+pairs = [(nn.Linear(3, 1), narrow, "32-true"), (Graphless(3, 1), narrow, "32-true"), (Custom(3, 1), narrow, "32-true")]
+for encoder, decoder, precision in [*pairs, (*wide, "bf16-mixed"), (Custom(3, 1), wide[1], "bf16-mixed")]:
+    flow = FreeFormFlow(encoder, decoder, 3, 1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        settings = TrainingRecipe(max_steps=20, patience=20, compile=True)
+        settings = TrainingRecipe(max_steps=20, patience=20, compile=True, precision=precision)
         history = train(flow, FreeForm(10.0), rows, rows, settings=settings)
     out.append([history.steps, sum("torch.compile is off" in str(w.message) for w in caught)])
 print(json.dumps(out))
 """
-    assert fresh_python(code) == [[20, 0], [20, 1], [20, 1]]
+    assert fresh_python(code) == [[20, 0], [20, 1], [20, 1], [20, 0], [20, 1]]
 
 
 def test_principal_start_is_the_best_linear_manifold():

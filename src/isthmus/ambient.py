@@ -51,6 +51,7 @@ __all__ = [
     "Noise",
     "Tangent",
     "gaussian_components",
+    "likely",
     "log_normal",
     "tangent",
 ]
@@ -66,6 +67,8 @@ _ACTIVATIONS = 32  # numbers inside a decoder for each number of its Jacobian
 _WIDENING = 1.1
 _DEFENSIVE_SHARE = 0.1
 _DEFENSIVE_WIDENING = 1.25
+
+_CANDIDATES = 16  # codes a row where only likely ones are kept
 
 # For a latent that is no Gaussian mixture: draws for its mean and covariance, and points for its ratio to the Gaussian.
 _MOMENT_DRAWS = 1024
@@ -421,26 +424,48 @@ class Ambient(nn.Module):
         return torch.cat([mean(self._posterior(*part)) for part in self._chunks(x, c)])
 
     @torch.no_grad()
-    def sample(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n D"]:
-        """Draw x = g(z) + e, (n, D); with a context one row for each of its rows.
+    def sample(
+        self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0, truncation: float = 1.0
+    ) -> Float[Tensor, "n D"]:
+        """Draw x = g(z) + e, (n, D).
 
-        `temperature` scales the codes and the noise.
+        Args:
+            n: number of rows.
+            c: context, one row for each of the n, or None.
+            noise: whether to add e; without, rows lie on the manifold.
+            temperature: scale of the codes and of the noise.
+            truncation: share in (0, 1] of the codes to draw from, the likeliest ones; see `likely`.
+
+        Returns:
+            (n, D).
+
+        Raises:
+            InputError: the context has not n rows, or the share is not in (0, 1].
         """
-        if self.is_exact:
-            return self.flow.sample(n, c, temperature=temperature)
         if c is not None and c.shape[0] != n:
             raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
-        components = self._components(c)
+        z, k = self._codes(n, c) if truncation == 1 else self._likely_codes(n, c, truncation)
+        x = self.flow.decode(temperature * z, c)
+        return x + temperature * self.noise.color(torch.randn_like(x), k) if noise and not self.is_exact else x
+
+    def _codes(self, n: int, c: Context) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+        """Codes drawn from p_Z, and the component of each."""
+        components = None if self.is_exact else self._components(c)
         if components is None:
             base = self.flow.base(c)
             z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
-            k = torch.zeros(n, dtype=torch.long, device=z.device)
-        else:
-            log_weights, means, tril = components
-            k = torch.multinomial(log_weights.exp(), n, replacement=True)
-            z = means[k] + (tril[k] @ torch.randn_like(means[k]).unsqueeze(2)).squeeze(2)
-        x = self.flow.decode(temperature * z, c)
-        return x + temperature * self.noise.color(torch.randn_like(x), k)
+            return z, torch.zeros(n, dtype=torch.long, device=z.device)
+        log_weights, means, tril = components
+        k = torch.multinomial(log_weights.exp(), n, replacement=True)
+        return means[k] + (tril[k] @ torch.randn_like(means[k]).unsqueeze(2)).squeeze(2), k
+
+    def _likely_codes(self, n: int, c: Context, share: float) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+        """Of several codes drawn for each row one of the likeliest share, and the component of each."""
+        c = None if c is None else c.repeat_interleave(_CANDIDATES, 0)
+        z, k = self._codes(n * _CANDIDATES, c)
+        index = likely(self.flow.base(c).log_prob(z).reshape(n, _CANDIDATES), share)
+        index = index + torch.arange(0, len(z), _CANDIDATES, device=z.device)
+        return z[index], k[index]
 
     def _chunks(
         self, x: Tensor, c: Context, at: Tangent | None = None, *, n_points: int = 1
@@ -545,6 +570,31 @@ class Ambient(nn.Module):
         spread = means - mean
         covariance = torch.einsum("k,kij->ij", w, tril @ tril.mT) + spread.mT @ (w.unsqueeze(1) * spread)
         return mean, _cholesky(covariance)
+
+
+def likely(log_prob: Float[Tensor, "n m"], share: float) -> Int[Tensor, " n"]:
+    """One of m candidates in each of n rows: any of the likeliest `share`, a whole number of them and one at least.
+
+    Args:
+        log_prob: log density of each candidate, (n, m).
+        share: in (0, 1].
+
+    Returns:
+        The number of the candidate, (n,).
+
+    Raises:
+        InputError: the share is not in (0, 1].
+
+    Example:
+        >>> likely(torch.tensor([[-3.0, -1.0, -2.0]]), 0.3)
+        tensor([1])
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"expected a share of the codes in (0, 1] to draw from; got {share}; 1 leaves none out")
+    n, m = log_prob.shape
+    order = log_prob.argsort(1, descending=True)
+    chosen = torch.randint(max(1, round(share * m)), (n, 1), device=log_prob.device)
+    return order.gather(1, chosen).squeeze(1)
 
 
 def gaussian_components(base: Distribution) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -119,7 +119,7 @@ class Model(nn.Module):
         return Estimate(*self._by_rows(estimate, self._checked(x), c).unbind(1))
 
     def sample(
-        self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0
+        self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0, truncation: float = 1.0
     ) -> Float[Tensor, "n n_columns"]:
         """Draw rows: from the ambient density, or with `noise=False` on the manifold; integer columns are not rounded.
 
@@ -128,6 +128,8 @@ class Model(nn.Module):
             c: one context row for all, or n of them; required by a conditional model.
             noise: whether to add the noise off the manifold.
             temperature: scale of codes and noise; 1 is the model.
+            truncation: share in (0, 1] of the codes to draw from, the likeliest ones under the latent density: of 16
+                codes a row one of as many as that is kept. 1 is the model; less gives more typical rows.
 
         Returns:
             (n, columns) in the user's units.
@@ -138,8 +140,8 @@ class Model(nn.Module):
         if c is not None or self.context_columns is not None:
             c = c.expand(n, -1) if c is not None and c.shape[0] == 1 else c
             inner = self._inner_context(c, torch.empty(n, 0))
-        source = self.ambient if noise else self.flow
-        return self.columns.restore(source.sample(n, inner, temperature=temperature))
+        x = self.ambient.sample(n, inner, noise=noise, temperature=temperature, truncation=truncation)
+        return self.columns.restore(x)
 
     def _spread(self, x: Tensor) -> list[Tensor]:
         """The rows, or where they hold integers of integer columns, copies spread over the unit around."""

@@ -168,6 +168,7 @@ def sample(
     given: Mapping[str, str] | None = None,
     noise: bool = True,
     temperature: float = 1.0,
+    truncation: float = 1.0,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Draw rows from a model.
@@ -178,6 +179,7 @@ def sample(
         given: a value for each context column of a conditional model.
         noise: whether to add the noise off the manifold.
         temperature: scale of codes and noise; 1 is the model.
+        truncation: share in (0, 1] of the codes to draw from, the likeliest ones; 1 is the model.
         seed: of the draw; the global random state is left as it was.
 
     Returns:
@@ -196,7 +198,8 @@ def sample(
     if names and not given:
         raise InputError(f"expected a value for each of {quoted(*names)}; got none; give it (--given {names[0]}=...)")
     c = torch.from_numpy(_schema(fitted).encode_context(given)).expand(n, -1) if given else None
-    return _frame(fitted, _Rows(_draw(fitted.model, n, c, noise=noise, temperature=temperature, seed=seed), c))
+    how = {"noise": noise, "temperature": temperature, "truncation": truncation}
+    return _frame(fitted, _Rows(_draw(fitted.model, n, c, seed=seed, **how), c))
 
 
 def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
@@ -303,16 +306,14 @@ def _errors(model: Model, rows: _Rows) -> Float[Tensor, " n"]:
     return torch.cat(errors)
 
 
-def _draw(
-    model: Model, n: int, c: Context, *, noise: bool = True, temperature: float = 1.0, seed: int = 0
-) -> Float[Tensor, "n columns"]:
+def _draw(model: Model, n: int, c: Context, *, seed: int = 0, **how: Any) -> Float[Tensor, "n columns"]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = []
         for start in range(0, n, _SAMPLED_ROWS):
             stop = min(n, start + _SAMPLED_ROWS)
             part = None if c is None else c[start:stop]
-            parts.append(model.sample(stop - start, part, noise=noise, temperature=temperature))
+            parts.append(model.sample(stop - start, part, **how))
     return torch.cat(parts)
 
 

@@ -89,6 +89,9 @@ def sample(
     temperature: Annotated[
         float, typer.Option(metavar="T", help="Scale of codes and noise; below 1 samples are more typical.", min=0.0)
     ] = 1.0,
+    truncation: Annotated[
+        float, typer.Option(metavar="SHARE", help="Draw from this share of the codes, the likeliest, alone.")
+    ] = 1.0,
     seed: Seed = 0,
 ) -> None:
     """Draw new rows from a model.
@@ -101,7 +104,8 @@ def sample(
     values = _given(given or [])
     fitted = load_model(model, output)
     with busy(f"drawing {n:,} rows"):
-        rows = scoring.sample(fitted, n, given=values, noise=not no_noise, temperature=temperature, seed=seed)
+        how: dict[str, Any] = {"noise": not no_noise, "temperature": temperature, "truncation": truncation}
+        rows = scoring.sample(fitted, n, given=values, seed=seed, **how)
     write(rows, output)
 
 

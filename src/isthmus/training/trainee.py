@@ -129,6 +129,9 @@ class Trainee(lightning.LightningModule):
             self.compiled = torch.compile(self._step, fullgraph=True, options=same_random_numbers)
         self.saved = time.monotonic()
         self.held_out = self.held_out.to(self.device)
+        if self.plan.compile and self.settings.precision == "bf16-mixed":  # which steps compute in, but not this
+            some = self.held_out.thinned(self.plan.batch_size).to(torch.float32)
+            self._or_eagerly(lambda: self._compare_gradients(some.x, some.c, torch.ones((), device=self.device)))
         if self.random_state:
             set_random_state(self.random_state, self.device)
             self.trainer.should_stop = self.over
@@ -173,19 +176,23 @@ class Trainee(lightning.LightningModule):
         return 1.0 if not warm_up else min(1.0, max(0.0, 2 * self.progress() / warm_up - 1))
 
     def _total(self, x: Tensor, c: Context, weight: Tensor) -> Tensor:
-        if self.compiled is None:
-            return self._step(x, c, weight)
+        if self.compiled is not None and not self.trusted:
+            self._or_eagerly(lambda: self._compare_gradients(x, c, weight))
+        compiled = self.compiled
+        total = None if compiled is None else self._or_eagerly(lambda: compiled(x, c, weight))
+        return self._step(x, c, weight) if total is None else total
+
+    def _or_eagerly(self, compiled: Callable[[], Tensor | None]) -> Tensor | None:
+        """What compiled code gives; where it fails nothing, and nothing is compiled any more."""
         try:
-            if not self.trusted:
-                self._compare_gradients(x, c, weight)
-            return self.compiled(x, c, weight)
+            return compiled()
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, NotImplementedError) as error:  # what the networks themselves raise comes again below
+        except (RuntimeError, NotImplementedError) as error:  # what the networks themselves raise comes again eagerly
             reason = str(error).strip().splitlines()[0]
             warnings.warn(f"torch.compile is off, since it fails on these networks: {reason}", stacklevel=2)
             self.compiled = None
-            return self._step(x, c, weight)
+            return None
 
     def _compare_gradients(self, x: Tensor, c: Context, weight: Tensor) -> None:
         """Raise where the compiled gradient is not the eager one: a custom autograd.Function loses a derivative."""
