@@ -21,6 +21,7 @@ from isthmus.networks import mlp_pair
 from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, Objective, Regularised, Terms
 from isthmus.recipe import Recipe, TrainingRecipe
 from isthmus.refit import Rows, refit_density
+from isthmus.report import render
 from isthmus.store import load, save
 from isthmus.training import train
 
@@ -379,6 +380,11 @@ def test_latent_density_and_noise_are_fitted_again_at_another_level(fitted, sine
     assert refit.ambient.flow.levels.tolist() == there.flow.levels.tolist()
     before = there.ambient.linearised(held_out.x).mean()
     assert float(refit.ambient.linearised(held_out.x).mean().detach()) > float(before)
+
+
+def test_the_publications_of_both_ranges_are_cited(fitted):
+    page = render(fitted)
+    assert all(f"{{{key}," in page for key in ("kim2020", "dosovitskiy2020"))
 
 
 def test_other_values_than_those_of_training_are_refused(fitted):

@@ -7,7 +7,7 @@ and density. A model is used at the lowest noise and the highest beta unless ano
 (`isthmus.model.Model.at`).
 
 References:
-    Kim, Lee, Lee, Kim, Kim (2020), SoftFlow: Probabilistic Framework for Normalizing Flow on Manifolds, arXiv
+    Kim, Lee, Kang, Lee, Kim (2020), SoftFlow: Probabilistic Framework for Normalizing Flow on Manifolds, arXiv
     2006.04604, for the noise; Dosovitskiy, Djolonga (2020), You Only Train Once: Loss-Conditional Training of Deep
     Networks, ICLR, for the weights of a loss; both so in the code that Sorrenson et al. (2024), arXiv 2306.01843, came
     with.
