@@ -40,6 +40,7 @@ from torch.utils.data import DataLoader
 from isthmus.diagnostics.geometry import affordable
 from isthmus.errors import InputError
 from isthmus.flow import Flow
+from isthmus.levels import Levels
 from isthmus.objective import Objective
 from isthmus.recipe import TrainingRecipe
 from isthmus.refit import Rows
@@ -178,8 +179,8 @@ def train(
         The history.
 
     Raises:
-        InputError: there is no such accelerator; `run_dir` cannot be written, or holds an unfinished training of
-            something else.
+        InputError: there is no such accelerator; noise or beta has a range that the networks are not told; `run_dir`
+            cannot be written, or holds an unfinished training of something else.
 
     Example:
         >>> from isthmus.flows import FreeFormFlow
@@ -194,6 +195,7 @@ def train(
     count = len(train) if isinstance(train, LongRows) else len(train.x)
     plan = Plan.of(settings, count, sum(parameter.numel() for parameter in flow.parameters()))
     held_out = held_out.thinned(affordable(flow, _VALIDATION_ROWS, times=16, least=100)).to(torch.float64)
+    _check_levels(flow, settings.levels(objective))
     if plan.max_steps == 0:
         return _start_alone(flow, objective, held_out)
     run_dir = None if run_dir is None else Path(run_dir)
@@ -245,6 +247,16 @@ def _resident(trainer: lightning.Trainer, train: Rows | LongRows, dtype: torch.d
     return device if train.x.numel() * dtype.itemsize < free / 4 else cpu
 
 
+def _check_levels(flow: Flow, levels: Levels) -> None:
+    there = 0 if flow.levels is None else len(flow.levels)
+    if there != len(levels):
+        what = " and ".join(levels.ranges) or "nothing"
+        raise InputError(
+            f"expected a flow of networks that are told {what}, {len(levels)} levels; got {there} levels; build it "
+            "with as many as noise and beta have ranges"
+        )
+
+
 def _batches(
     train: Rows | LongRows,
     weights: Tensor | None,
@@ -273,7 +285,8 @@ def _identity(
     flow: Flow, objective: Objective, train: Rows | LongRows, held_out: Rows, settings: TrainingRecipe, *others: object
 ) -> str:
     """Tells a training from others."""
-    kind = type(objective).__qualname__, "auto" if objective.beta_follows else float(objective.beta)
+    beta = objective.beta_range or ("auto" if objective.beta_follows else float(objective.beta))
+    kind = type(objective).__qualname__, beta
     rows: tuple[object, ...]
     if isinstance(train, LongRows):
         rows = train.stream.table.fingerprint(), torch.from_numpy(train.without), *weights_of(train.columns)
