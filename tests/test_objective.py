@@ -17,7 +17,9 @@ from isthmus.objective import (
     Likelihood,
     Reconstruction,
     RectangularLikelihood,
+    Regularised,
     Variational,
+    Wasserstein,
 )
 from isthmus.volume import SURROGATES
 
@@ -95,8 +97,13 @@ def test_every_objective_runs_with_every_flow_by_its_name(flow, objective):
     whole_space = FLOWS[flow].whole_space
     made = make_flow(flow, 4, 4 if whole_space else 2, 1)
     x, c = torch.randn(5, 4).double(), torch.randn(5, 1).double()
-    if (objective == "likelihood" and not whole_space) or (objective == "variational" and flow != "variational"):
-        with pytest.raises(InputError, match=f"as '{'bijective' if objective == 'likelihood' else objective}'"):
+    possible, named = {
+        "likelihood": (whole_space, "bijective"),
+        "variational": (flow == "variational", "variational"),
+        "regularised": (hasattr(made, "decoder"), "freeform"),
+    }.get(objective, (True, ""))
+    if not possible:
+        with pytest.raises(InputError, match=f"as '{named}'"):
             OBJECTIVES[objective]()(made, x, c)
         return
     terms = OBJECTIVES[objective]()(made, x, c)
@@ -121,6 +128,62 @@ def test_the_likelihood_objective_is_minus_the_log_density():
     torch.testing.assert_close(Likelihood()(flow, x, weight=0.2).total, -flow.log_prob(x), **CLOSE)
 
 
+def kernel(a, b, scales):
+    """The sum of inverse multiquadratic kernels of two codes."""
+    squared, d = float((a - b).square().sum()), len(a)
+    return sum(2 * d * s / (2 * d * s + squared) for s in scales)
+
+
+def test_the_discrepancy_is_the_unbiased_estimate_pair_by_pair():
+    flow, (x, c), scales = PAIRS["mlp given c"].flow(), PAIRS["mlp given c"].data(6), (0.3, 2.0)
+    torch.manual_seed(1)
+    total, parts = Wasserstein(3.0, penalty=7.0, scales=scales)(flow, x, c, 0.4)
+    torch.manual_seed(1)
+    z, y = flow.encode(x, c).detach(), flow.base(c).sample((6,)).double()
+    pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
+    within = sum(kernel(v[i], v[j], scales) for v in (z, y) for i, j in pairs) / 30
+    across = sum(kernel(a, b, scales) for a in z for b in y) / 36
+    assert float(parts["discrepancy"].detach().mean()) == pytest.approx(within - 2 * across, rel=1e-10)
+    torch.testing.assert_close(total, 3 * parts["reconstruction"] + 0.4 * 7 * parts["discrepancy"], **CLOSE)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (1.0, 0.5), (0.0, 3.0)])
+def test_the_discrepancy_has_the_expectation_of_gaussian_codes(mean, deviation):
+    """d = 1 and codes N(mean, deviation^2): each expectation is an integral over one normal difference."""
+    scales, batches = (0.1, 1.0, 10.0), 2_000
+
+    def expected(shift, variance):
+        u = torch.linspace(-40, 40, 400_001).double()
+        density = torch.exp(-((u - shift) ** 2) / (2 * variance)) / (2 * math.pi * variance) ** 0.5
+        return torch.trapezoid(density * sum(2 * s / (2 * s + u**2) for s in scales), u)
+
+    f = nn.Linear(1, 1).double()
+    f.weight.data, f.bias.data = torch.full((1, 1), deviation).double(), torch.full((1,), mean).double()
+    flow = FreeFormFlow(f, nn.Linear(1, 1).double(), 1, 1)
+    objective = Wasserstein(scales=scales)
+    with torch.no_grad():
+        draws = [objective(flow, torch.randn(16, 1).double()).parts["discrepancy"].mean() for _ in range(batches)]
+    found = torch.stack(draws)
+    truth = expected(0.0, 2 * deviation**2) + expected(0.0, 2.0) - 2 * expected(mean, deviation**2 + 1)
+    assert (found.mean() - truth).abs() < 4 * found.std() / batches**0.5
+    assert float(truth) == pytest.approx(0.0, abs=1e-8) if (mean, deviation) == (0.0, 1.0) else truth > 0.01
+
+
+def test_the_regularisers_are_those_of_the_publication():
+    flow, (x, c) = PAIRS["mlp given c"].flow(), PAIRS["mlp given c"].data(3)
+    total, parts = Regularised(2.0, penalty=0.5)(flow, x, c, 0.4)
+    squares = sum(float(p.detach().square().sum()) for p in flow.decoder.parameters())
+    torch.testing.assert_close(parts["decoder"], torch.full((3,), squares, dtype=torch.float64), **CLOSE)
+    torch.testing.assert_close(parts["latent"], flow.encode(x, c).square().sum(1) / 2, **CLOSE)
+    expected = 2 * parts["reconstruction"] + 0.4 * (parts["latent"] + 0.5 * parts["decoder"])
+    torch.testing.assert_close(total, expected, **CLOSE)
+    many = x.repeat(4_000, 1), c.repeat(4_000, 1)
+    slopes = Regularised(2.0, "gradient_penalty")(flow, *many).parts["decoder"].unflatten(0, (-1, 3)).detach()
+    J = jacobians(row_maps((flow.encoder, flow.decoder), c)[1], flow.encode(x, c))
+    exact = J.square().sum((1, 2)).detach() / 2
+    assert torch.all((slopes.mean(0) - exact).abs() < 5 * slopes.std(0) / 4_000**0.5)
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
@@ -132,6 +195,12 @@ def test_the_likelihood_objective_is_minus_the_log_density():
         (lambda: FreeForm(surrogate="encode"), "surrogate among encoder, "),
         (lambda: FreeForm(probed=0.0), "share of probed rows in "),
         (lambda: FreeForm(probed=1.5), "share of probed rows in "),
+        (lambda: Wasserstein(penalty=0.0), "penalty > 0"),
+        (lambda: Wasserstein(scales=()), "scales of the kernel > 0, one at least"),
+        (lambda: Wasserstein(scales=(1.0, -1.0)), "scales of the kernel > 0"),
+        (lambda: Wasserstein()(PAIRS["mlp"].flow(), torch.zeros(1, 5).double()), "at least 2 rows a batch"),
+        (lambda: Regularised(penalty=-1.0), "penalty >= 0"),
+        (lambda: Regularised(decoder="l1"), "decoder 'l2' or 'gradient_penalty'; got 'l1'"),
         (lambda: ExactLikelihood(side="decoder"), "side 'encoder'.* unbounded below"),
         (
             lambda: FreeForm(K=4)(PAIRS["mlp"].flow(), torch.zeros(2, 5).double()),
@@ -195,6 +264,33 @@ def test_linear_networks_find_the_principal_components(variances, beta):
         torch.testing.assert_close(g.weight.abs().detach(), torch.tensor([[0.0], [2.0]]).double(), **close)
 
 
+@pytest.mark.parametrize(("decoder", "share"), [("l2", 1.0), ("gradient_penalty", 0.5)])
+def test_a_linear_regularised_autoencoder_shrinks_by_the_closed_form(decoder, share):
+    """In one dimension, codes a x, points b z, x of variance v: `beta v (1 - ab)^2 + a^2 v / 2 + p b^2` is smallest at
+    `ab = 1 - sqrt(p / (2 v)) / beta`, `a^2 = ab sqrt(2 p / v)`; the gradient penalty has p / 2 in the place of p."""
+    x, beta, p, v = torch.tensor([[2.0], [-2.0]]).double(), 1.5, 0.8, 4.0
+    f, g = (nn.Linear(1, 1, bias=False).double() for _ in range(2))
+    f.weight.data, g.weight.data = torch.ones(1, 1).double(), torch.ones(1, 1).double()
+    descend(FreeFormFlow(f, g, 1, 1), Regularised(beta, decoder, p), lambda: (x,), 2_000, 0.05, anneal=True)
+    a, b, p = float(f.weight.detach()), float(g.weight.detach()), share * p
+    product = 1 - (p / (2 * v)) ** 0.5 / beta
+    assert a * b == pytest.approx(product, abs=1e-4)
+    assert a**2 == pytest.approx(product * (2 * p / v) ** 0.5, abs=1e-4)
+
+
+def test_a_wasserstein_autoencoder_brings_its_codes_to_the_latent_density():
+    flow = FreeFormFlow(*PAIRS["linear"].pair(3, 2, 0), 3, 2)
+    deviations = torch.tensor([3.0, 0.5, 0.05])
+    descend(flow, Wasserstein(), lambda: (2 + deviations * torch.randn(256, 3),), 600, 3e-2, anneal=True)
+    with torch.no_grad():
+        x = 2 + deviations * torch.randn(10_000, 3)
+        z = flow.encode(x)
+        residual = float((x - flow.decode(z)).square().sum(1).mean())
+    torch.testing.assert_close(z.mean(0), torch.zeros(2), atol=0.1, rtol=0)
+    torch.testing.assert_close(z.T.cov(), torch.eye(2), atol=0.15, rtol=0)
+    assert residual < 0.02
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("surrogate", "beta", "steps"),
@@ -243,7 +339,8 @@ if not few:
     compilable = [name for name in SURROGATES if name != "conjugate_gradient"]  # it stops when the data say so
     objectives |= {name: FreeForm(10.0, name, 2) for name in compilable}
     objectives |= {"exact": ExactLikelihood(10.0), "rectangular": RectangularLikelihood(10.0, 2, 1e-9)}
-    objectives |= {"reconstruction": Reconstruction()}
+    objectives |= {"reconstruction": Reconstruction(), "wasserstein": Wasserstein(10.0)}
+    objectives |= {regulariser: Regularised(10.0, regulariser) for regulariser in ("l2", "gradient_penalty")}
 deviations = {}
 for pair in pairs:
     for name, objective in objectives.items():

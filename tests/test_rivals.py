@@ -39,6 +39,15 @@ RIVALS = {
         flow: {kind: variational, latent_dim: 2}
         objective: {kind: variational}
         training: {max_steps: 30}""",
+    "wasserstein autoencoder": """
+        flow: {latent_dim: 2}
+        objective: {kind: wasserstein}
+        training: {max_steps: 30}""",
+    "regularised autoencoder": """
+        flow: {latent_dim: 2}
+        objective: {kind: regularised, decoder: gradient_penalty}
+        training: {max_steps: 30}
+        density: {latent: mixture}""",
     "two phases": """
         flow: {kind: rectangular, latent_dim: 2, latent_transforms: 0, transforms: 2, width: 16}
         objective: {kind: reconstruction}

@@ -27,7 +27,7 @@ from isthmus.matrices import doubled, fingerprint, matrix, row_weights, rows_at_
 from isthmus.metrics import energy_distance
 from isthmus.model import Model
 from isthmus.networks import NETWORKS, start_at_principal_components
-from isthmus.objective import FreeForm, Likelihood, Reconstruction
+from isthmus.objective import FreeForm, Likelihood, Reconstruction, Regularised, Wasserstein
 from isthmus.recipe import Recipe
 from isthmus.refit import Refit, Rows, refit_density
 from isthmus.runs import digest, finish_run, open_run, remembered, weights_of
@@ -46,6 +46,7 @@ _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256
 _TRIAL_STEPS = 1_200  # after half as many curves seem to gain on POWER, where after 10,000 they lose 0.2 nats
 _SAMPLES = 5_000  # drawn after a trial, at most
 _SIGNIFICANT = 1.645  # standard errors, one-sided at 5 %
+_WITHOUT_VOLUME = Reconstruction | Likelihood | Wasserstein | Regularised  # nothing pays for a residual above the floor
 _AS_THEY_ARE: dict[str, Any] = {"heavy_tails": False, "dequantise": False, "drop": False}
 
 
@@ -396,7 +397,7 @@ def _health(ambient: Ambient, data: Split, history: History, recipe: Recipe) -> 
     """The verdicts on the training and on what came of it."""
     objective = recipe.build_objective()
     surrogate = objective.surrogate if isinstance(objective, FreeForm) else None
-    beta = None if isinstance(objective, Reconstruction | Likelihood) else _kept(history)["beta"]
+    beta = None if isinstance(objective, _WITHOUT_VOLUME) else _kept(history)["beta"]
     found = examine(ambient, data.drawn, data.held_out, beta=beta, surrogate=surrogate, seed=recipe.seed)
     n, sentence = len(data.train.x), "every row was trained on, so that none could judge; give at least 20"
     few = () if data.apart else (Verdict("rows", "warn", n, _FEWEST_ROWS_TO_SPLIT, sentence),)

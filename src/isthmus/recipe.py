@@ -31,6 +31,7 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from torch import nn
 
 from isthmus.errors import InputError
 from isthmus.flow import Flow, NetworkFlow
@@ -46,8 +47,8 @@ R = TypeVar("R", bound=BaseModel)
 
 _LARGEST = 1_000_000  # characters of a recipe
 
-# Arguments that the data decide, never a recipe.
-_FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "encoder", "decoder", "deviation", "latent"}
+# Arguments that the data decide, never a recipe; nor does a recipe hold modules.
+_FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "latent"}
 
 
 def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
@@ -143,7 +144,7 @@ def _signature(named: Callable[..., Any], part: type[Part]) -> type[BaseModel]:
     fields: dict[str, Any] = {
         p.name: (p.annotation, ... if p.default is p.empty else p.default)
         for p in inspect.signature(named).parameters.values()
-        if p.name not in _FROM_DATA
+        if p.name not in _FROM_DATA and p.annotation is not nn.Module
     }
     own = {name: (field.annotation, field) for name, field in part.model_fields.items()}
     return create_model(named.__name__, __config__=ConfigDict(extra="forbid"), **{**fields, **own})
