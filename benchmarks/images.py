@@ -147,18 +147,21 @@ def measure_images(spec: Spec, seed: int) -> Iterable[Row]:
     """Fit a recipe to images, and judge what it draws with each latent density, and what it reconstructs.
 
     `spec` holds `data` (a set of images, dequantised, without logit), `recipe`, `features` (see `extractor`), `refits`
-    (name -> a recipe's section `density`: one row for each, all with the same trained networks), and what may be left
-    out: `conditional` (whether the model is told the class), `samples` (10,000), `pixel_rows` (10,000; the distance of
-    pixels is dear beyond a thousand of them) and `scored` (200). Values:
+    (name -> a recipe's section `density`, all with the same trained networks), and what may be left out: `conditional`
+    (whether the model is told the class), `samples` (10,000), `scored` (200) and `pixel_rows` (10,000; the distance of
+    pixels is dear where there are thousands of them). One row for the networks, with their cost and
+
+    * `recognised`: share of test images that the recogniser names rightly; `extractor`: its checksum;
+    * `reconstruction`: squared error of a test image, summed over pixels; `reconstruction_per_pixel`;
+    * `fid_like_reconstructed`: Frechet distance of pixels of reconstructed test images; `feature_fid_reconstructed`:
+      that of features; `feature_fid_floor`: of features of training images;
+
+    then one for each refit, label `sampler`:
 
     * `feature_fid`, `precision`, `recall`, `inception_score`: of samples on the manifold against test images;
       `named_as_asked`: of a conditional model, the share of samples in which the recogniser finds the class asked for;
-    * `feature_fid_floor`: of training images; `feature_fid_reconstructed`: of reconstructed test images;
-    * `fid_like_reconstructed`: the same of pixels; `reconstruction`: squared error of a test image, summed over pixels;
-      `reconstruction_per_pixel`;
     * `bits`: an upper bound of the bits per dimension of test images, by importance sampling; `bits_error`: its
-      standard error over images;
-    * `recognised`: share of test images that the recogniser names rightly; `extractor`: its checksum.
+      standard error over images.
     """
     data, found = fitted(spec, seed)
     model, told = found.model, context(spec, data.train_context)
@@ -166,12 +169,12 @@ def measure_images(spec: Spec, seed: int) -> Iterable[Row]:
     test, c = thinned(data.test, most), thinned(context(spec, data.test_context), most)
     judge = Judge.of(extractor(spec, data), test)
     shared = {**cost(found), **_extracted(judge.extractor, data), **_reconstructed(model, judge, c, spec)}
-    shared["feature_fid_floor"] = judge.distance(thinned(data.train, len(test)))
+    yield Row({}, {**shared, "feature_fid_floor": judge.distance(thinned(data.train, len(test)))})
     for name, density in spec.get("refits", {"own": {}}).items():
         start = time.perf_counter()
         model, kinds = refitted(found, data.train, told, density, seed)
         samples = _draw(model, len(test), c, seed)
-        values = {**shared, **kinds, **judge.judged(samples), **_bits(model, test, c, spec.get("scored", _SCORED))}
+        values = {**kinds, **judge.judged(samples), **_bits(model, test, c, spec.get("scored", _SCORED))}
         if c is not None and isinstance(judge.extractor, Recogniser):
             values["named_as_asked"] = judge.extractor.accuracy(_clipped(samples).nan_to_num(), c.argmax(1))
         yield Row({"sampler": name}, {**values, "refit_seconds": time.perf_counter() - start})
@@ -220,11 +223,11 @@ def measure_anomaly(spec: Spec, seed: int) -> Iterable[Row]:
     """Fit a recipe to images of one set, and tell its test images from those of another.
 
     `spec` holds `data`, `against` (a set of images of the same shape), `recipe`, and what may be left out: `scored`
-    (200 images of either set). In place of a recipe, `rival` names a flow of the whole space (`kind` of `RIVALS`) and
-    its `budget` in seconds. One row a score, label `score`: `ambient` (importance-sampled log density), `linearised`
-    (the same with the decoder replaced by its tangent) and `reconstruction` (squared error); of a rival `ambient`
-    alone. Values: `auroc`, the area under the ROC curve, 0.5 for chance and 1 for telling all apart; `usual` and
-    `unusual`, means of the score over either set (bits per dimension, or the squared error).
+    (200 images of either set). Or, in place of the recipe, a flow of the whole space: `rival`, a name in `RIVALS`, is
+    trained for `budget` seconds. One row a score, label `score`: `ambient` (importance-sampled log density),
+    `linearised` (the same with the decoder replaced by its tangent) and `reconstruction` (squared error); of a rival
+    `ambient` alone. Values: `auroc`, the area under the ROC curve, 0.5 for chance and 1 for telling all apart; `usual`
+    and `unusual`, means of the score over either set (bits per dimension, or the squared error).
     """
     data, found, scores = _rival_scores(spec, seed) if "rival" in spec else _fit_scores(spec, seed)
     other, n = dataset(spec["against"]), spec.get("scored", _SCORED)
@@ -258,7 +261,7 @@ def _fit_scores(spec: Spec, seed: int) -> _Scores:
 
 
 def _rival_scores(spec: Spec, seed: int) -> _Scores:
-    data, options, start = dataset(spec["data"]), dict(spec["rival"]), time.perf_counter()
+    data, start = dataset(spec["data"]), time.perf_counter()
     rows = data.train.double().numpy()
     spread = rows.std(0)
     split = Split(
@@ -270,7 +273,7 @@ def _rival_scores(spec: Spec, seed: int) -> _Scores:
         mean=rows.mean(0),
         scale=np.where(spread > 0, spread, 1.0),
     )
-    log_density, record = RIVALS[options.pop("kind")](split, seed, **options)
+    log_density, record = RIVALS[spec["rival"]](split, seed, spec["budget"])
 
     def bits(x: Tensor) -> Tensor:
         """Of images, whose columns the flow has standardised."""
