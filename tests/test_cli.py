@@ -1,6 +1,7 @@
 """The command line from table to table: every verb on every kind of column, and every mistake in one line."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -161,6 +162,18 @@ def test_codes_and_rows_are_those_of_the_model(folder):
     np.testing.assert_allclose(codes.table, fitted.model.encode(x))
     rows = done("decode", folder / "numbers", "-", stdin=codes.out).table
     np.testing.assert_allclose(rows, fitted.model.columns.round_integers(fitted.model.reconstruct(x)))
+
+
+def test_a_model_whose_networks_are_told_their_noise(folder, tmp_path):
+    model, range_ = tmp_path / "told", ("--set", "training.noise=[0.01, 0.5]", "--set", "training.max_steps=50")
+    done("fit", folder / "numbers.parquet", "-o", model, "--latent-dim", 1, *range_)
+    assert done("inspect", model, "--json").record["level"] == pytest.approx({"noise": 0.01})
+    assert "noise told" in done("inspect", model).out
+    fitted = isthmus.load(model)
+    for options, there in (((), fitted.model), (("--at", "noise=0.3"), fitted.model.at(noise=0.3))):
+        expected = scoring.sample(dataclasses.replace(fitted, model=there), 20)
+        np.testing.assert_allclose(done("sample", model, "-n", 20, *options).table, expected)
+    assert done("sample", model, "-n", 20).out != done("sample", model, "-n", 20, "--at", "noise=0.3").out
 
 
 def test_a_conditional_model(folder):
@@ -396,6 +409,9 @@ MISTAKES = {
     "no value": verb("sample", "given", "-n", 3, "--given", "k"),
     "no rows": verb("sample", "mixed", "-n", 0),
     "no number of rows": verb("sample", "mixed"),
+    "a level without a range": verb("sample", "mixed", "-n", 3, "--at", "noise=0.1"),
+    "a level that is no number": verb("sample", "mixed", "-n", 3, "--at", "noise=high"),
+    "a level of something else": verb("sample", "mixed", "-n", 3, "--at", "gamma=1"),
     "a negative temperature": verb("sample", "mixed", "-n", 3, "--temperature", -1),
     "an endless temperature": verb("sample", "mixed", "-n", 3, "--temperature", "inf"),
     "a truncated model": damaged("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9])),

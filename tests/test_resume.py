@@ -101,6 +101,7 @@ TRAININGS = {
     "patience": {"patience": 2, "learning_rate": 1e-6},
     "no noise, constant rate": {"noise": 0.0, "schedule": "constant"},
     "one batch an epoch": {"batch_size": 150},
+    "levels": {"levels": (-1.0, 1.0), "noise": (0.01, 0.3), "objective": lambda _: FreeForm((1.0, 100.0))},
 }
 
 
@@ -110,7 +111,8 @@ def trained(run_dir, options):
     arguments = {name: options.pop(name) for name in ("weights", "spread") if name in options}
     objective = options.pop("objective", FreeForm)("auto")
     torch.manual_seed(0)
-    flow = FreeFormFlow(*mlp_pair(3, 1, 1, width=8, depth=1), 3, 1, 1)
+    levels = options.pop("levels", ())
+    flow = FreeFormFlow(*mlp_pair(3, 1, 1 + len(levels), width=8, depth=1), 3, 1, 1, levels=levels)
     settings = TrainingRecipe(**{"max_steps": STEPS, "validations": 6, "learning_rate": 1e-2, **options})
     history = train(flow, objective, DATA, HELD_OUT, settings=settings, seed=3, run_dir=run_dir, **arguments)
     return flow.state_dict(), history, float(objective.beta)

@@ -7,12 +7,12 @@ the contract: ``encode``, ``decode``, ``volume``, ``base``. Here the free-form l
 survive a round trip: codes are drawn from the latent density, decoded and encoded again, and should come back.
 """
 
-from typing import Literal, final
+from typing import final
 
 import torch
 
 from isthmus.flow import Context, Flow
-from isthmus.objective import OBJECTIVES, FreeForm, Objective, Terms, Weight
+from isthmus.objective import OBJECTIVES, Beta, FreeForm, Objective, Terms, Weight
 
 
 @final
@@ -20,11 +20,11 @@ class RoundTrip(Objective):
     """The free-form loss and `gamma |z - f(g(z))|^2`, z drawn from the latent density.
 
     Args:
-        beta: weight of the squared reconstruction error, > 0, or `auto`.
+        beta: weight of the squared reconstruction error, > 0, `auto` or a range.
         gamma: weight of the squared error of codes, >= 0.
     """
 
-    def __init__(self, beta: float | Literal["auto"] = "auto", gamma: float = 1.0) -> None:
+    def __init__(self, beta: Beta = "auto", gamma: float = 1.0) -> None:
         super().__init__(beta)
         self.gamma, self.freeform = gamma, FreeForm(beta, surrogate="encoder")
         self.freeform.beta = self.beta  # one weight, which training moves where it is `auto`

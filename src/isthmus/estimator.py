@@ -16,6 +16,7 @@ from isthmus.errors import InputError
 from isthmus.fitting import fit
 from isthmus.matrices import check_kind, matrix, row_weights
 from isthmus.model import Density
+from isthmus.objective import Beta
 from isthmus.recipe import Recipe
 from isthmus.store import Fitted
 
@@ -31,7 +32,7 @@ class _Base(BaseEstimator):
         self,
         n_components: int | Literal["auto"] = "auto",
         *,
-        beta: float | Literal["auto"] = "auto",
+        beta: Beta = "auto",
         max_steps: int | Literal["auto"] = "auto",
         max_time: float | None = None,
         density: Density = "linearised",
@@ -294,7 +295,7 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
         n_components: int | Literal["auto"] = "auto",
         *,
         contamination: float = 0.1,
-        beta: float | Literal["auto"] = "auto",
+        beta: Beta = "auto",
         max_steps: int | Literal["auto"] = "auto",
         max_time: float | None = None,
         density: Density = "linearised",

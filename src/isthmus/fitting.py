@@ -116,7 +116,7 @@ def fit(
     )
     with single_thread(flow):
         refit = refit_density(flow, data.drawn, data.held_out, recipe.density, seed=recipe.seed)
-        model = Model(refit.ambient, columns, context_columns)
+        model = Model(refit.ambient, columns, context_columns, recipe.build_levels())
         figures = _figures(model, history, refit, data.held_out)
         figures["health"] = _health(refit.ambient, data, history, recipe).as_dict()
     figures |= {"latent_dim_curve": list(curve), "curving": curving}
@@ -415,6 +415,8 @@ def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str:
         return "of no effect: reconstruction alone is trained"
     if isinstance(objective, Likelihood):
         return "of no effect: the likelihood alone is trained"
+    if objective.beta_range is not None:
+        return f"the highest of the range from {objective.beta_range.low:g} on, in which every row had its own"
     if not objective.beta_follows:
         return "as given"
     before = [row for row in history.rows if row["step"] < history.best_step and math.isfinite(row["reconstruction"])]

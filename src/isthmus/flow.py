@@ -7,10 +7,15 @@ learned manifold `g(R^d)`,
     log p(x_hat) = log p_Z(z) - log_volume,        z = f(x),
 
 in nats. It is not a density of x in R^D, and values for different d cannot be compared; `isthmus.ambient` has that one.
+
+The networks of a flow may be told L *levels* beside the context, see `isthmus.levels`: encoder and decoder then take a
+context of C + L columns as it is, and complete one of C columns by the levels that are set. The latent density sees the
+first C columns alone.
 """
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -45,21 +50,32 @@ class Flow(nn.Module, ABC):
         latent_dim: d, 1 <= d <= D.
         context_dim: number of context columns C, 0 for none.
         latent: density of the codes, a zuko lazy distribution over R^d; the standard normal by default.
+        levels: those that encoder and decoder are told where a context does not end with others; none by default.
+
+    Attributes:
+        levels: a buffer, (L,), or None.
 
     Raises:
         InputError: d is not in 1..D.
     """
 
     whole_space: ClassVar[bool] = False
+    levels: Tensor | None
 
     def __init__(
-        self, data_dim: int, latent_dim: int, context_dim: int = 0, latent: LazyDistribution | None = None
+        self,
+        data_dim: int,
+        latent_dim: int,
+        context_dim: int = 0,
+        latent: LazyDistribution | None = None,
+        levels: Sequence[float] = (),
     ) -> None:
         super().__init__()
         if not 1 <= latent_dim <= data_dim:
             raise InputError(f"expected 1 <= latent dimension <= {data_dim} columns; got {latent_dim}; choose another")
         self.data_dim, self.latent_dim, self.context_dim = data_dim, latent_dim, context_dim
         self.latent = latent if latent is not None else latents.normal(latent_dim)
+        self.register_buffer("levels", torch.tensor(levels, dtype=torch.get_default_dtype()) if levels else None)
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
@@ -77,8 +93,17 @@ class Flow(nn.Module, ABC):
         """Encoder and decoder as functions of one argument, the context bound: what `isthmus.volume` works on."""
         return lambda x: self.encode(x, c), lambda z: self.decode(z, c)
 
+    def told(self, c: Context, n: int) -> Float[Tensor, "n told"] | None:
+        """What encoder and decoder are told of n rows: `c`, completed by the levels that are set, (n, C + L)."""
+        if self.levels is None or (c is not None and c.shape[1] > self.context_dim):
+            return c
+        levels = self.levels.expand(n, -1)
+        return levels if c is None else torch.cat([c, levels], 1)
+
     def base(self, c: Context = None) -> Distribution:
-        """The latent density given the context."""
+        """The latent density given the context, levels left out."""
+        if self.levels is not None and c is not None:
+            c = c[:, : self.context_dim] if self.context_dim else None
         return self.latent(c)
 
     def log_prob(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
@@ -114,8 +139,9 @@ class NetworkFlow(Flow):
         decoder: g, (batch, d) -> (batch, D).
         data_dim: D.
         latent_dim: d, 1 <= d <= D.
-        context_dim: number of context columns, 0 for none.
+        context_dim: number of context columns C, 0 for none.
         latent: density of the codes; the standard normal by default.
+        levels: what else the modules are told where nothing else is said, as L further context columns.
 
     Warns:
         UserWarning: a ReLU (no second derivative; training is unstable) or a BatchNorm in training mode (rows
@@ -130,18 +156,21 @@ class NetworkFlow(Flow):
         latent_dim: int,
         context_dim: int = 0,
         latent: LazyDistribution | None = None,
+        levels: Sequence[float] = (),
     ) -> None:
-        super().__init__(data_dim, latent_dim, context_dim, latent)
+        super().__init__(data_dim, latent_dim, context_dim, latent, levels)
         self.encoder, self.decoder = encoder, decoder
         for layer in (*encoder.modules(), *decoder.modules()):
             _warn_of(layer)
 
     def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
         """The code `z = f(x)`, (batch, d)."""
+        c = self.told(c, x.shape[0])
         return self.encoder(x) if c is None else self.encoder(x, c)
 
     def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
         """The point `g(z)` of the manifold, (batch, D)."""
+        c = self.told(c, z.shape[0])
         return self.decoder(z) if c is None else self.decoder(z, c)
 
     def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:

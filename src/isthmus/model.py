@@ -5,6 +5,7 @@ densities, whose log-determinant of the preparation is always included. Computat
 a row does not depend on the rows beside it.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Literal, final, get_args
@@ -18,6 +19,7 @@ from isthmus.ambient import Ambient, Estimate
 from isthmus.columns import Columns
 from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
+from isthmus.levels import Levels
 from isthmus.matrices import check_finite, doubled
 from isthmus.volume import exact
 
@@ -40,6 +42,7 @@ class Model(nn.Module):
         ambient: flow and noise, on standardised columns.
         columns: preparation of the data's columns.
         context_columns: preparation of the context's columns, None where there is no context.
+        levels: what the networks are told beside the context; nothing by default.
 
     Example:
         >>> from isthmus.ambient import IsotropicNoise
@@ -51,9 +54,16 @@ class Model(nn.Module):
         (torch.Size([4, 1]), torch.float64)
     """
 
-    def __init__(self, ambient: Ambient, columns: Columns, context_columns: Columns | None = None) -> None:
+    def __init__(
+        self,
+        ambient: Ambient,
+        columns: Columns,
+        context_columns: Columns | None = None,
+        levels: Levels | None = None,
+    ) -> None:
         super().__init__()
         self.ambient, self.columns, self.context_columns = ambient, columns, context_columns
+        self.levels = levels or Levels()
         self.requires_grad_(requires_grad=False)
         self.double().eval()
         for tensor in (*self.parameters(), *self.buffers()):
@@ -63,6 +73,46 @@ class Model(nn.Module):
     def flow(self) -> Flow:
         """The flow on standardised columns."""
         return self.ambient.flow
+
+    @property
+    def level(self) -> dict[str, float]:
+        """The noise and beta that the networks are told, those of them that training drew from a range."""
+        return self.levels.values(self._told)
+
+    @property
+    def _told(self) -> list[float]:
+        return [] if self.flow.levels is None else self.flow.levels.tolist()
+
+    def at(self, *, noise: float | None = None, beta: float | None = None) -> "Model":
+        """The same model, its networks told another noise or beta.
+
+        Codes, reconstructions and points of the manifold are those of this level. A refitted latent density and the
+        noise off the manifold stay what they were at the level of the fit: before densities are read, or noisy samples
+        drawn, refit them (`isthmus.refit.refit_density` on `at(...).flow` and `isthmus.fitting.rows_again`).
+
+        Args:
+            noise: standard deviation of the input noise on standardised columns, within the range of the recipe's
+                `training.noise`; None keeps the level.
+            beta: weight of the squared reconstruction error, within the range of `objective.beta`; likewise.
+
+        Returns:
+            A copy.
+
+        Raises:
+            InputError: training had no such range, or the value is not within it.
+
+        Example:
+            >>> from isthmus import Recipe, fit
+            >>> recipe = {"flow": {"latent_dim": 1}, "objective": {"beta": [1, 100]}, "training": {"max_steps": 5}}
+            >>> model = fit(torch.randn(40, 3), recipe=Recipe.validated(recipe)).model
+            >>> [round(at.level["beta"]) for at in (model, model.at(beta=10))]
+            [100, 10]
+        """
+        levels = torch.tensor(self.levels.changed(self._told, noise=noise, beta=beta))
+        model = copy.deepcopy(self)
+        if model.flow.levels is not None:
+            model.flow.levels.copy_(levels)
+        return model
 
     def encode(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, "batch d"]:
         """Codes `f(x)`."""

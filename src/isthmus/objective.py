@@ -22,10 +22,12 @@ from torch.nn.functional import pad
 from isthmus.autodiff import pullback
 from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
+from isthmus.levels import Range
 from isthmus.volume import SURROGATES, Surrogate, Volume, conjugate_gradient, exact, orthonormal_probes
 
 __all__ = [
     "OBJECTIVES",
+    "Beta",
     "ExactLikelihood",
     "FreeForm",
     "Likelihood",
@@ -38,7 +40,8 @@ __all__ = [
     "Wasserstein",
 ]
 
-Weight = Float[Tensor, ""] | float
+Weight = Float[Tensor, ""] | Float[Tensor, " batch"] | float
+Beta = float | Literal["auto"] | tuple[float, float]
 
 _START_BETA = 10.0
 
@@ -56,20 +59,27 @@ class Objective(ABC):
     Implementing one:
 
     * refuse in `__init__` what cannot work, with the reason (K > d is refused where the probes are drawn);
-    * write `__call__(flow, x, c, weight)`, using only the contract of a flow and `isthmus.volume`;
+    * write `__call__(flow, x, c, weight)`, using only the contract of a flow and `isthmus.volume`, the squared error
+      weighed by `self.betas(flow, x, c)`;
     * add the class to `OBJECTIVES` below; every property test then runs on it.
 
     Args:
         beta: weight of the squared reconstruction error in nats per squared unit of x, > 0, or `auto`: training then
-            sets it to 1/(2 sigma^2), sigma the standard deviation per direction of the smallest held-out residual.
+            sets it to 1/(2 sigma^2), sigma the standard deviation per direction of the smallest held-out residual. Or a
+            range `(low, high)`: then the last level that a row's networks are told says its beta, see `isthmus.levels`.
+
+    Attributes:
+        beta: the number, with `auto` where it begins, of a range the highest.
+        beta_range: the range, or None.
 
     Raises:
         InputError: beta is not positive.
     """
 
-    def __init__(self, beta: float | Literal["auto"]) -> None:
+    def __init__(self, beta: Beta) -> None:
         self.beta_follows = beta == "auto"
-        value = _START_BETA if beta == "auto" else float(beta)
+        self.beta_range = Range(*beta) if isinstance(beta, tuple) else None
+        value = _START_BETA if beta == "auto" else float(beta[1] if isinstance(beta, tuple) else beta)
         if not 0 < value < float("inf"):
             raise InputError(f"expected beta > 0, the weight of the squared reconstruction; got {beta}; try 'auto'")
         self.beta = torch.tensor(value)
@@ -77,6 +87,22 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
         """Per-row terms at data `x` (batch, D), the likelihood multiplied by `weight`."""
+
+    def betas(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None) -> Weight:
+        """The weight of the squared error: `beta`, or where that is a range one a row, (batch,), by its last level.
+
+        Raises:
+            InputError: beta is a range and the flow is told no levels.
+        """
+        if self.beta_range is None:
+            return self.beta
+        if flow.levels is None:
+            raise InputError(
+                f"expected a flow that is told beta, which is a range; got {type(flow).__name__} without levels; build "
+                "it by a recipe or with levels, or give one number"
+            )
+        told = flow.told(c, x.shape[0])
+        return self.beta if told is None else self.beta_range.value(told[:, -1])
 
 
 def _terms(flow: Flow, x: Tensor, c: Context, volume: Volume | Surrogate, beta: Weight, weight: Weight) -> Terms:
@@ -92,8 +118,8 @@ class FreeForm(Objective):
     """The paper's loss: reconstruction, and the likelihood by a surrogate for the change of volume.
 
     Args:
-        beta: weight of the squared reconstruction error, > 0, or `auto`; at least 1/(2 sigma^2) for noise of standard
-            deviation sigma off the manifold is always enough.
+        beta: weight of the squared reconstruction error, > 0, `auto` or a range; at least 1/(2 sigma^2) for noise of
+            standard deviation sigma off the manifold is always enough.
         surrogate: a name of `isthmus.volume.SURROGATES`; `encoder` is the paper's, `conditional` chooses by probe.
         K: probes a row, 1 <= K <= d.
         probed: share of the rows of each batch that carry probes, in (0, 1]; their surrogate is divided by it, so that
@@ -111,9 +137,7 @@ class FreeForm(Objective):
         ['latent', 'reconstruction', 'surrogate']
     """
 
-    def __init__(
-        self, beta: float | Literal["auto"] = "auto", surrogate: str = "conditional", K: int = 1, probed: float = 1.0
-    ) -> None:
+    def __init__(self, beta: Beta = "auto", surrogate: str = "conditional", K: int = 1, probed: float = 1.0) -> None:
         if surrogate not in SURROGATES:
             raise InputError(f"expected a surrogate among {', '.join(SURROGATES)}; got {surrogate!r}; choose one")
         if not 0 < probed <= 1:
@@ -131,7 +155,7 @@ class FreeForm(Objective):
             z_rest = flow.encode(x[n:], rest)
             z, x_hat = torch.cat([z, z_rest]), torch.cat([x_hat, flow.decode(z_rest, rest)])
             surrogate = pad(surrogate * (x.shape[0] / n), (0, x.shape[0] - n))
-        return _terms(flow, x, c, Surrogate(z, x_hat, surrogate), self.beta, weight)
+        return _terms(flow, x, c, Surrogate(z, x_hat, surrogate), self.betas(flow, x, c), weight)
 
 
 @final
@@ -143,7 +167,7 @@ class ExactLikelihood(Objective):
     bound and loses at most the variance of the data; with d = D the encoder's side is the same likelihood.
 
     Args:
-        beta: weight of the squared reconstruction error, > 0, or `auto`.
+        beta: weight of the squared reconstruction error, > 0, `auto` or a range.
         side: whose Jacobian is measured; only `encoder` can work.
 
     Raises:
@@ -157,7 +181,7 @@ class ExactLikelihood(Objective):
         tensor(5.)
     """
 
-    def __init__(self, beta: float | Literal["auto"] = "auto", side: str = "encoder") -> None:
+    def __init__(self, beta: Beta = "auto", side: str = "encoder") -> None:
         if side != "encoder":
             raise InputError(
                 f"expected side 'encoder'; got {side!r}: the exact likelihood measured on the decoder is unbounded "
@@ -167,7 +191,7 @@ class ExactLikelihood(Objective):
 
     def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
         """Per-row terms at data `x` (batch, D)."""
-        return _terms(flow, x, c, exact(*flow.maps(c), x, side="encoder", dtype=None), self.beta, weight)
+        return _terms(flow, x, c, exact(*flow.maps(c), x, side="encoder", dtype=None), self.betas(flow, x, c), weight)
 
 
 @final
@@ -175,7 +199,7 @@ class RectangularLikelihood(Objective):
     """The likelihood of rectangular flows by conjugate gradients, with the reconstruction error beside it.
 
     Args:
-        beta: weight of the squared reconstruction error, > 0 (50 in the publication), or `auto`.
+        beta: weight of the squared reconstruction error, > 0 (50 in the publication), `auto` or a range.
         K: probes a row, 1 <= K <= d.
         tolerance: relative residual at which the solver stops, > 0.
         max_iterations: at most so many iterations; d by default.
@@ -190,7 +214,7 @@ class RectangularLikelihood(Objective):
 
     def __init__(
         self,
-        beta: float | Literal["auto"] = 50.0,
+        beta: Beta = 50.0,
         K: int = 1,
         tolerance: float = 1e-3,
         max_iterations: int | None = None,
@@ -205,7 +229,7 @@ class RectangularLikelihood(Objective):
         """Per-row terms at data `x` (batch, D)."""
         options: dict[str, Any] = {"tolerance": self.tolerance, "max_iterations": self.max_iterations}
         volume = conjugate_gradient(*flow.maps(c), x, K=self.K, **options)
-        return _terms(flow, x, c, volume, self.beta, weight)
+        return _terms(flow, x, c, volume, self.betas(flow, x, c), weight)
 
 
 @final
@@ -266,7 +290,7 @@ class Variational(Objective):
     calibrated decoder does.
 
     Args:
-        beta: weight of the squared reconstruction error, > 0, or `auto`.
+        beta: weight of the squared reconstruction error, > 0, `auto` or a range.
 
     Raises:
         InputError: in use, on a flow that has no distribution of codes.
@@ -280,7 +304,7 @@ class Variational(Objective):
         tensor(5.)
     """
 
-    def __init__(self, beta: float | Literal["auto"] = "auto") -> None:
+    def __init__(self, beta: Beta = "auto") -> None:
         super().__init__(beta)
 
     def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
@@ -294,7 +318,7 @@ class Variational(Objective):
         z = q.rsample()
         reconstruction = (x - flow.decode(z, c)).square().sum(1)
         divergence = q.log_prob(z) - flow.base(c).log_prob(z)
-        total = self.beta * reconstruction + weight * divergence
+        total = self.betas(flow, x, c) * reconstruction + weight * divergence
         return Terms(total, {"reconstruction": reconstruction, "divergence": divergence})
 
 
@@ -311,7 +335,7 @@ class Wasserstein(Objective):
     With a context the codes of all rows together are compared with draws from all their latent densities.
 
     Args:
-        beta: weight of the squared reconstruction error, > 0 (1 in the publication), or `auto`.
+        beta: weight of the squared reconstruction error, > 0 (1 in the publication), `auto` or a range.
         penalty: weight of MMD^2, > 0; 10 is the publication's on MNIST, 100 on CelebA, of images in [0, 1].
         scales: s, each > 0; the publication's kernel has one, 1, the authors' implementation these seven.
 
@@ -333,7 +357,7 @@ class Wasserstein(Objective):
 
     def __init__(
         self,
-        beta: float | Literal["auto"] = 1.0,
+        beta: Beta = 1.0,
         penalty: float = 10.0,
         scales: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
     ) -> None:
@@ -357,7 +381,7 @@ class Wasserstein(Objective):
         reconstruction = (x - flow.decode(z, c)).square().sum(1)
         discrepancy = self._discrepancy(z, y)
         return Terms(
-            self.beta * reconstruction + weight * self.penalty * discrepancy,
+            self.betas(flow, x, c) * reconstruction + weight * self.penalty * discrepancy,
             {"reconstruction": reconstruction, "discrepancy": discrepancy},
         )
 
@@ -382,8 +406,8 @@ class Regularised(Objective):
     random `w` a row (`gradient_penalty`). The density of the codes comes from the refit, as published.
 
     Args:
-        beta: weight of the squared reconstruction error, > 0, or `auto`; one over the weight of |z|^2 / 2 in the
-            publication, where it was tuned for every data set.
+        beta: weight of the squared reconstruction error, > 0, `auto` or a range; one over the weight of |z|^2 / 2
+            in the publication, where it was tuned for every data set.
         decoder: what keeps the decoder smooth, `l2` or `gradient_penalty`; the first asks for a flow with a decoder of
             its own.
         penalty: its weight, >= 0; 1e-3 is the ratio of the authors' weights of |theta|^2 and of the codes on MNIST,
@@ -408,7 +432,7 @@ class Regularised(Objective):
 
     def __init__(
         self,
-        beta: float | Literal["auto"] = "auto",
+        beta: Beta = "auto",
         decoder: str = "l2",
         penalty: float = 1e-3,
     ) -> None:
@@ -429,7 +453,7 @@ class Regularised(Objective):
             (w,) = orthonormal_probes(x_hat)
             decoder = transpose(w).square().sum(1) / 2
         reconstruction, latent = (x - x_hat).square().sum(1), z.square().sum(1) / 2
-        total = self.beta * reconstruction + weight * (latent + self.penalty * decoder)
+        total = self.betas(flow, x, c) * reconstruction + weight * (latent + self.penalty * decoder)
         return Terms(total, {"reconstruction": reconstruction, "latent": latent, "decoder": decoder})
 
 

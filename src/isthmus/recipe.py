@@ -37,6 +37,7 @@ from isthmus.errors import InputError
 from isthmus.flow import Flow, NetworkFlow
 from isthmus.flows import FLOWS, VariationalFlow
 from isthmus.latents import LATENTS
+from isthmus.levels import Levels, Range
 from isthmus.networks import NETWORKS, Count
 from isthmus.objective import OBJECTIVES, Objective
 
@@ -195,8 +196,10 @@ class TrainingRecipe(_Record):
     learning_rate: PositiveFloat | Auto = Field("auto", description="highest learning rate of the one-cycle schedule")
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of AdamW")
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
-    noise: NonNegativeFloat | Auto = Field(
-        "auto", description="standard deviation of the noise added to standardised columns"
+    noise: NonNegativeFloat | Auto | tuple[PositiveFloat, PositiveFloat] = Field(
+        "auto",
+        description="standard deviation of the noise added to standardised columns; [low, high]: drawn for every row, "
+        "and told the networks",
     )
     warm_up: float = Field(0.2, ge=0, le=1, description="share of the steps before the likelihood has its full weight")
     gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm; none for no clipping")
@@ -208,6 +211,16 @@ class TrainingRecipe(_Record):
     devices: Count = Field(1, description="accelerators, or processes of the CPU, that share every batch")
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
     compile: bool | Auto = Field("auto", description="torch.compile of the whole objective")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.levels(None)
+        return self
+
+    def levels(self, objective: Objective | None) -> Levels:
+        """What the networks are told of the training: the noise and beta of each row where they have a range."""
+        noise = Range(*self.noise) if isinstance(self.noise, tuple) else None
+        return Levels(noise, objective.beta_range if objective is not None else None)
 
 
 class DensityRecipe(_Record):
@@ -255,7 +268,13 @@ class Recipe(_Record):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.objective.check(OBJECTIVES, "objective")
-        self.build_objective()
+        levels = self.build_levels()
+        if levels and not issubclass(FLOWS[self.flow.kind], NetworkFlow):
+            ranges = " and ".join(levels.ranges)
+            raise InputError(
+                f"expected a flow of networks, as 'freeform', to be told {ranges} of a range; got {self.flow.kind!r}; "
+                "give one number"
+            )
         return self
 
     @classmethod
@@ -315,15 +334,21 @@ class Recipe(_Record):
         """The objective that the recipe names."""
         return self.objective.build(OBJECTIVES)
 
+    def build_levels(self) -> Levels:
+        """What the networks are told beside the context: noise and beta of each row, where the recipe has a range."""
+        return self.training.levels(self.build_objective())
+
     def build_flow(self, data_dim: int, latent_dim: int, context_dim: int = 0) -> Flow:
         """The untrained flow that the recipe names, for D columns, d latent dimensions and C context columns."""
         dims = (data_dim, latent_dim, context_dim)
         kind = FLOWS[self.flow.kind]
         if not issubclass(kind, NetworkFlow):
             return self.flow.build(FLOWS, *dims)
-        encoder, decoder = self.flow.network.build(NETWORKS, *dims)
+        levels = self.build_levels()
+        told = (data_dim, latent_dim, context_dim + len(levels))
+        encoder, decoder = self.flow.network.build(NETWORKS, *told)
         latent = self.flow.latent.build(LATENTS, latent_dim, context_dim)
         if kind is VariationalFlow:
-            deviation, _ = self.flow.network.build(NETWORKS, *dims)
-            return VariationalFlow(encoder, decoder, deviation, *dims, latent)
-        return kind(encoder, decoder, *dims, latent)
+            deviation, _ = self.flow.network.build(NETWORKS, *told)
+            return VariationalFlow(encoder, decoder, deviation, *dims, latent, levels.start)
+        return kind(encoder, decoder, *dims, latent, levels.start)

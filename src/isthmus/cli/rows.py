@@ -1,5 +1,6 @@
 """The verbs that turn rows into rows: `score`, `sample`, `encode`, `decode`."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,13 @@ def sample(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Value of a column that the model is conditioned on. Repeatable."),
     ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Noise or beta that the networks are told, where training drew it from a range. Repeatable.",
+        ),
+    ] = None,
     no_noise: Annotated[
         bool, typer.Option("--no-noise", help="Points on the manifold, without the noise off it.")
     ] = False,
@@ -98,8 +106,9 @@ def sample(
     """
     from isthmus import scoring
 
-    values = _given(given or [])
+    values, levels = _given(given or []), _levels(at or [])
     fitted = load_model(model, output)
+    fitted = dataclasses.replace(fitted, model=fitted.model.at(**levels)) if levels else fitted
     with busy(f"drawing {n:,} rows"):
         rows = scoring.sample(fitted, n, given=values, noise=not no_noise, temperature=temperature, seed=seed)
     write(rows, output)
@@ -147,6 +156,19 @@ def _given(texts: Sequence[str]) -> dict[str, Any]:
         if not (name and separator):
             raise InputError(f"expected name=value; got {text!r}; write for example --given species=setosa")
     return {name: value or None for name, _, value in pairs}
+
+
+def _levels(texts: Sequence[str]) -> dict[str, float]:
+    """`name=number` pairs of noise and beta."""
+    levels = {}
+    for name, text in _given(texts).items():
+        try:
+            levels[name] = float(text)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"expected a number as {name}; got {text!r}; write for example --at noise=0.1") from error
+        if name not in ("noise", "beta"):
+            raise InputError(f"expected noise or beta; got {name!r}; write for example --at noise=0.1")
+    return levels
 
 
 def _write_parts(model: Path, tables: Sequence[str], output: str | None, engine: str, **what: Any) -> "Fitted":

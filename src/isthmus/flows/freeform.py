@@ -21,6 +21,7 @@ class FreeFormFlow(NetworkFlow):
         latent_dim: d, 1 <= d <= D.
         context_dim: number of context columns, 0 for none.
         latent: density of the codes; the standard normal by default.
+        levels: what else the modules are told, as further context columns, see `isthmus.levels`; none by default.
 
     Warns:
         UserWarning: a ReLU (no second derivative; training is unstable) or a BatchNorm in training mode (rows

@@ -1,5 +1,6 @@
 """The variational autoencoder as a flow: its encoder gives a distribution of codes, and its mean is the code."""
 
+from collections.abc import Sequence
 from typing import final
 
 from jaxtyping import Float
@@ -24,6 +25,7 @@ class VariationalFlow(NetworkFlow):
         latent_dim: d, 1 <= d <= D.
         context_dim: number of context columns, 0 for none.
         latent: density of the codes; the standard normal by default.
+        levels: what else the modules are told, as further context columns, see `isthmus.levels`; none by default.
 
     References:
         Kingma, Welling (2014), Auto-Encoding Variational Bayes, arXiv 1312.6114.
@@ -45,11 +47,13 @@ class VariationalFlow(NetworkFlow):
         latent_dim: int,
         context_dim: int = 0,
         latent: LazyDistribution | None = None,
+        levels: Sequence[float] = (),
     ) -> None:
-        super().__init__(encoder, decoder, data_dim, latent_dim, context_dim, latent)
+        super().__init__(encoder, decoder, data_dim, latent_dim, context_dim, latent, levels)
         self.deviation = deviation
 
     def posterior(self, x: Float[Tensor, "batch D"], c: Context = None) -> DiagNormal:
         """The distribution of the codes of each row, q(z | x)."""
+        c = self.told(c, x.shape[0])
         log_deviation = self.deviation(x) if c is None else self.deviation(x, c)
         return DiagNormal(self.encode(x, c), log_deviation.exp())

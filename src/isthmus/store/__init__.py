@@ -251,7 +251,7 @@ def _build(config: Config, recipe: Recipe, flow: Flow | None) -> Model:
     if config.latent.kind != "as trained":
         flow.latent = config.latent.build(LATENTS, config.latent_dim, config.context_dim)
     context = Columns(config.context_dim) if config.context_dim else None
-    return Model(Ambient(flow, noise), Columns(config.n_columns), context)
+    return Model(Ambient(flow, noise), Columns(config.n_columns), context, recipe.build_levels())
 
 
 def _check_columns(model: Model, config: Config, path: Path) -> None:

@@ -39,6 +39,7 @@ from torch.utils.data import DataLoader
 
 from isthmus.errors import InputError
 from isthmus.flow import Flow
+from isthmus.levels import Levels
 from isthmus.objective import Objective
 from isthmus.recipe import TrainingRecipe
 from isthmus.refit import Rows
@@ -177,8 +178,8 @@ def train(
         The history.
 
     Raises:
-        InputError: there is no such accelerator; `run_dir` cannot be written, or holds an unfinished training of
-            something else.
+        InputError: there is no such accelerator; noise or beta has a range that the networks are not told; `run_dir`
+            cannot be written, or holds an unfinished training of something else.
 
     Example:
         >>> from isthmus.flows import FreeFormFlow
@@ -193,6 +194,7 @@ def train(
     count = len(train) if isinstance(train, LongRows) else len(train.x)
     plan = Plan.of(settings, count, sum(parameter.numel() for parameter in flow.parameters()))
     held_out = held_out.thinned(_VALIDATION_ROWS).to(torch.float64)
+    _check_levels(flow, settings.levels(objective))
     if plan.max_steps == 0:
         return _start_alone(flow, objective, held_out)
     run_dir = None if run_dir is None else Path(run_dir)
@@ -233,6 +235,16 @@ def train(
     return trainee.history
 
 
+def _check_levels(flow: Flow, levels: Levels) -> None:
+    there = 0 if flow.levels is None else len(flow.levels)
+    if there != len(levels):
+        what = " and ".join(levels.ranges) or "nothing"
+        raise InputError(
+            f"expected a flow of networks that are told {what}, {len(levels)} levels; got {there} levels; build it "
+            "with as many as noise and beta have ranges"
+        )
+
+
 def _batches(
     train: Rows | LongRows, weights: Tensor | None, settings: TrainingRecipe, plan: Plan, **options: Any
 ) -> Any:
@@ -255,7 +267,8 @@ def _identity(
     flow: Flow, objective: Objective, train: Rows | LongRows, held_out: Rows, settings: TrainingRecipe, *others: object
 ) -> str:
     """Tells a training from others."""
-    kind = type(objective).__qualname__, "auto" if objective.beta_follows else float(objective.beta)
+    beta = objective.beta_range or ("auto" if objective.beta_follows else float(objective.beta))
+    kind = type(objective).__qualname__, beta
     rows: tuple[object, ...]
     if isinstance(train, LongRows):
         rows = train.stream.table.fingerprint(), torch.from_numpy(train.without), *weights_of(train.columns)

@@ -35,7 +35,7 @@ def one_cycle(progress: float) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers that `auto` stands for in one training."""
+    """The numbers that `auto` stands for in one training; of a range of noise the lowest, at which it is scored."""
 
     max_steps: int
     batch_size: int
@@ -66,6 +66,7 @@ class Plan:
         auto_rate = 1e-3 if n < _FEW_ROWS else 2e-3
         rate = auto_rate if settings.learning_rate == "auto" else settings.learning_rate
         noise = 0.1 if settings.noise == "auto" else settings.noise
+        noise = noise[0] if isinstance(noise, tuple) else noise
         compiled = settings.compile
         if compiled == "auto":
             compiled = _saved(steps, size * parameters, settings.max_time) > _COMPILE_SECONDS

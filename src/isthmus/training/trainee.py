@@ -84,6 +84,7 @@ class Trainee(lightning.LightningModule):
         self.good: dict[str, Tensor] = {}
         self.without_improvement = self.bad_steps = 0
         self.noise, self.smallest_sigma = plan.noise, math.inf
+        self.levels = settings.levels(objective)
         self.started = self.saved = time.monotonic()
         self.cost_of_saving = 0.0
         self.over = self.interrupted = False
@@ -163,9 +164,15 @@ class Trainee(lightning.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean objective of a batch with fresh noise."""
         x, c, w = batch
-        x = x + self.noise * torch.randn_like(x)
+        x, c = self._told(x, c) if self.levels else (x + self.noise * torch.randn_like(x), c)
         total = self._total(x, c, torch.tensor(self._likelihood_weight(), dtype=x.dtype, device=x.device))
         return total.mean() if w is None else (w * total).mean()
+
+    def _told(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Noisy rows, and the context with the levels of each drawn afresh."""
+        levels = self.levels.draw(x)
+        noise = self.noise if self.levels.noise is None else self.levels.noise.value(levels[:, :1])
+        return x + noise * torch.randn_like(x), levels if c is None else torch.cat([c, levels], 1)
 
     def _likelihood_weight(self) -> float:
         """0 for the first half of the warm-up, which finds the noise floor, then a ramp to 1."""
