@@ -3,22 +3,17 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.experiments import EXPERIMENTS
 from benchmarks.experiments.setting import Row, Spec, Value
-from isthmus.ambient import Ambient
-from isthmus.data import DATASETS, Dataset
-from isthmus.fitting import fit, rows_again
+from benchmarks.fits import cost, dataset, fitted, refitted, thinned
+from benchmarks.images import measure_anomaly, measure_images
+from isthmus.data import Dataset
 from isthmus.metrics import c2st_auc, energy_distance, fid_like, reconstruction_mse
 from isthmus.model import Model
-from isthmus.recipe import DensityRecipe, Recipe
-from isthmus.refit import refit_density
 from isthmus.store import Fitted
 
 __all__ = ["MEASURES", "Measure", "Row", "dataset", "fitted"]
@@ -29,27 +24,6 @@ _SAMPLES = 250_000  # or as many as test rows; with fewer the error of moments o
 _SCORED_ROWS = 2_000
 _SAMPLED_ROWS = 500  # scored by importance sampling
 _CLASSIFIED_ROWS = 2_000
-
-
-@lru_cache(maxsize=1)
-def _dataset(name: str, options: tuple[tuple[str, Any], ...]) -> Dataset:
-    return DATASETS[name](**dict(options))
-
-
-def dataset(spec: Spec) -> Dataset:
-    """The data of `{name: ..., **options}`, the last one kept; at most `train_rows` and `test_rows` of their rows."""
-    options = dict(spec)
-    name, train_rows, test_rows = (options.pop(key, None) for key in ("name", "train_rows", "test_rows"))
-    data = _dataset(name, tuple(sorted(options.items())))
-    train, test = _thinned(data.train, train_rows or len(data.train)), _thinned(data.test, test_rows or len(data.test))
-    return replace(data, train=train, test=test)
-
-
-def fitted(spec: Spec, seed: int) -> tuple[Dataset, Fitted]:
-    """The data of a run, and its recipe fitted to their training rows."""
-    data = dataset(spec["data"])
-    recipe = Recipe.validated({**spec["recipe"], "seed": seed})
-    return data, fit(data.train, recipe=recipe)
 
 
 def measure_fit(spec: Spec, seed: int) -> Iterator[Row]:
@@ -67,51 +41,23 @@ def measure_fit(spec: Spec, seed: int) -> Iterator[Row]:
     shared = _shared(data, found)
     for name, density in spec.get("refits", {"own": {}}).items():
         start = time.perf_counter()
-        model, kinds = _refitted(found, data.train, density, seed)
+        model, kinds = refitted(found, data.train, None, density, seed)
         values = {**shared, **kinds, **_sample_metrics(model, data.test, seed), **_likelihoods(model, data.test)}
         yield Row({"density": name}, {**values, "refit_seconds": time.perf_counter() - start})
 
 
-def _thinned(rows: Tensor, most: int) -> Tensor:
-    return rows[torch.linspace(0, len(rows) - 1, min(most, len(rows))).round().long()]
-
-
 def _shared(data: Dataset, found: Fitted) -> dict[str, Value]:
     """What does not depend on the density: time, size, reconstruction."""
-    figures, test, model = found.metrics, data.test.double(), found.model
-    health = figures["health"]
+    test, model = data.test.double(), found.model
     reconstructed = model.reconstruct(test)
-    codes = model.encode(_thinned(test, _SCORED_ROWS))
-    steps = max(1, figures["steps"])
+    codes = model.encode(thinned(test, _SCORED_ROWS))
     return {
-        "seconds": figures["seconds"],
-        "steps": figures["steps"],
-        "best_step": figures["best_step"],
-        "ms_per_step": 1e3 * figures["training_seconds"] / steps,
-        "parameters": sum(p.numel() for p in model.flow.parameters()),
-        "latent_dim": model.flow.latent_dim,
-        "beta": float(figures["beta"]),
-        "health": health["status"],
-        "failing": ", ".join(v["name"] for v in health["verdicts"] if v["status"] == "fail"),
+        **cost(found),
         "reconstruction": reconstruction_mse(test, reconstructed),
         "z_std": float(codes.std(0).mean()),
         "fid_like_reconstructed": fid_like(reconstructed, test),
-        "fid_like_floor": fid_like(_thinned(data.train, len(test)), test),
+        "fid_like_floor": fid_like(thinned(data.train, len(test)), test),
     }
-
-
-def _refitted(found: Fitted, X: Tensor, density: Spec, seed: int) -> tuple[Model, dict[str, Value]]:
-    """The model with another density on the same networks."""
-    if not density:
-        return found.model, {"latent": _kind(found.latent), "noise": _kind(found.noise)}
-    train, held_out = rows_again(found, X)
-    refit = refit_density(found.model.flow, train, held_out, DensityRecipe(**density), seed=seed)
-    model = Model(Ambient(refit.ambient.flow, refit.ambient.noise), found.model.columns)
-    return model, {"latent": _kind(refit.latent), "noise": _kind(refit.noise)}
-
-
-def _kind(part: Any) -> str:
-    return " ".join(str(value) for value in part.model_dump().values())
 
 
 def _sample_metrics(model: Model, test: Tensor, seed: int) -> dict[str, Value]:
@@ -136,8 +82,8 @@ def _sample_metrics(model: Model, test: Tensor, seed: int) -> dict[str, Value]:
 
 def _likelihoods(model: Model, test: Tensor) -> dict[str, Value]:
     """Exact manifold density and both evaluations of the ambient one, of test rows, in nats."""
-    rows = _thinned(test, _SCORED_ROWS).double()
-    sampled = model.importance_sampled(_thinned(test, _SAMPLED_ROWS).double())
+    rows = thinned(test, _SCORED_ROWS).double()
+    sampled = model.importance_sampled(thinned(test, _SAMPLED_ROWS).double())
     values = sampled.value.tolist()
     return {
         "manifold_nll": -float(model.log_prob(rows, density="manifold").mean()),
@@ -147,4 +93,9 @@ def _likelihoods(model: Model, test: Tensor) -> dict[str, Value]:
     }
 
 
-MEASURES: dict[str, Measure] = {"fit": measure_fit, **EXPERIMENTS}
+MEASURES: dict[str, Measure] = {
+    "fit": measure_fit,
+    "images": measure_images,
+    "anomaly": measure_anomaly,
+    **EXPERIMENTS,
+}

@@ -1,5 +1,6 @@
 """A suite is one YAML file in `benchmarks/suites/`: what its runs share, what varies, and what was published.
 
+    extends     a suite that this one is merged into, key by key; lists take the place of lists
     title, question, source, budget    words
     measure     what a run does: a name in `benchmarks.measures.MEASURES`
     seeds       [0, 1, 2]
@@ -57,7 +58,8 @@ class Suite:
         file = FOLDER / f"{name}.yaml"
         if not file.exists():
             raise SystemExit(f"expected a suite among {', '.join(names())}; got {name!r}; choose one")
-        return cls(name, yaml.safe_load(file.read_text()))
+        record = yaml.safe_load(file.read_text())
+        return cls(name, merged(cls.read(record["extends"]).record, record) if "extends" in record else record)
 
     def runs(self, seeds: Sequence[int] | None = None, *, quick: bool = False) -> Iterator[Run]:
         """All runs, seed by seed: the first seed of everything comes before the second of anything."""

@@ -15,7 +15,7 @@ LEVELS = {
     2: {"volume"},
     3: {"flow"},
     4: {"flows", "ambient", "objective", "metrics", "data", "columns"},
-    5: {"model", "diagnostics"},
+    5: {"model", "diagnostics", "features"},
     6: {"recipe"},
     7: {"refit", "store"},
     8: {"runs"},
@@ -43,6 +43,7 @@ HEAVY = {
     "tornado": {"explorer"},
     "PIL": {"data", "explorer"},
     "torchvision": {"data"},
+    "torch_fidelity": {"features"},
     "ray": {"parts"},
 }
 

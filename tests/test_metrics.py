@@ -12,6 +12,8 @@ from isthmus.metrics import (
     c2st_auc,
     energy_distance,
     fid_like,
+    inception_score,
+    precision_recall,
     reconstruction_mse,
     sliced_wasserstein,
 )
@@ -216,3 +218,75 @@ def test_reconstruction_error_sums_over_columns():
 def test_import_does_not_load_scikit_learn():
     code = "import sys, isthmus.metrics; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- images: precision and recall, inception score --------------------------------------------------------------------
+
+
+def test_precision_and_recall_by_loops():
+    x, y = normal(40), 0.7 * normal(30, seed=1) + 0.5
+
+    def share(rows, others, k):
+        radii = [sorted(float((p - q).norm()) for q in others)[k] for p in others]
+        return sum(any(float((p - q).norm()) <= r for q, r in zip(others, radii, strict=True)) for p in rows) / len(
+            rows
+        )
+
+    for k in (1, 3):
+        assert precision_recall(x, y, k=k) == pytest.approx((share(x, y, k), share(y, x, k)))
+        assert precision_recall(x, y, k=k) == precision_recall(y, x, k=k)[::-1]
+        assert precision_recall(3 * x @ rotation() + 9, 3 * y @ rotation() + 9, k=k) == precision_recall(x, y, k=k)
+    assert type(precision_recall(x, y).recall) is float
+
+
+def test_precision_sees_quality_and_recall_variety():
+    x, far = normal(200), normal(200, seed=1) + 100
+    assert precision_recall(x, x.flip(0)) == (1, 1)
+    assert precision_recall(far, x) == (0, 0)
+    assert precision_recall(x, torch.cat([x, far])) == pytest.approx((1, 0.5))  # one of two modes is missing
+    assert precision_recall(torch.cat([x, far]), x) == pytest.approx((0.5, 1))  # half of the samples are wrong
+    precision, recall = precision_recall(0.1 * normal(500, seed=2), normal(500, seed=3))
+    assert precision > 0.95 > 0.2 > recall
+
+
+def test_precision_and_recall_in_blocks_and_thinned(monkeypatch):
+    x, y = normal(300), normal(200, seed=1) + 0.5
+    whole = precision_recall(x, y)
+    monkeypatch.setattr("isthmus.metrics._ELEMENTS", 1000)
+    assert precision_recall(x, y) == whole
+    assert precision_recall(x, y, max_rows=50) == precision_recall(x, y, max_rows=50) != whole
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_precision_and_recall_need_neighbours_and_columns():
+    x = normal(10)
+    for options in ({"samples": x[:3]}, {"reference": x[:3]}, {"reference": x[:, :2]}, {"k": 0}, {"samples": x / 0}):
+        with pytest.raises(InputError, match=r"expected .*; got .*; "):
+            precision_recall(**{"samples": x, "reference": x} | options)
+
+
+def test_inception_score_in_closed_form():
+    assert inception_score(torch.eye(10).repeat(20, 1)) == pytest.approx(10)
+    assert inception_score(torch.softmax(normal(1, 5), 1).repeat(40, 1)) == pytest.approx(1)
+    sure = 0.9  # two classes: log 2 less the entropy
+    entropy = -sure * math.log(sure) - (1 - sure) * math.log(1 - sure)
+    rows = torch.tensor([[sure, 1 - sure], [1 - sure, sure]])
+    assert inception_score(rows.repeat(50, 1)) == pytest.approx(2 * math.exp(-entropy), rel=1e-6)
+
+
+def test_inception_score_is_the_mean_over_parts_in_their_order():
+    rows = torch.eye(4).repeat_interleave(5, 0)
+    assert inception_score(rows, splits=1) == pytest.approx(4)
+    assert inception_score(rows, splits=2) == pytest.approx(2)
+    assert inception_score(rows, splits=4) == pytest.approx(1)
+    third = math.exp(-math.log(1 / 3) / 3 - 2 * math.log(2 / 3) / 3)  # of one row of a class and two of another
+    assert inception_score(rows[:10], splits=3) == pytest.approx((1 + third + 1) / 3)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [torch.ones(20, 3), torch.full((20, 2), torch.nan), torch.tensor([[1.5, -0.5]]).repeat(20, 1), torch.eye(3)],
+)
+def test_inception_score_refuses_what_are_no_probabilities_or_too_few(rows):
+    with pytest.raises(InputError, match=r"expected .*; got .*; "):
+        inception_score(rows)

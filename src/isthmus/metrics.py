@@ -6,11 +6,15 @@ rescale both tensors alike if the columns differ in unit. Rows are exchangeable;
 numbers sees a density: report them beside likelihood and reconstruction, never instead.
 
 A new metric is a function of this shape and one line in `METRICS`.
+
+Images are judged by their features, see `isthmus.features`: `fid_like` of features is the Frechet distance of the
+literature. Two functions are of another shape, and not in `METRICS`: `precision_recall` gives two numbers, and
+`inception_score` takes probabilities of classes and no reference.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,9 +25,12 @@ from isthmus.errors import InputError
 __all__ = [
     "METRICS",
     "Metric",
+    "PrecisionRecall",
     "c2st_auc",
     "energy_distance",
     "fid_like",
+    "inception_score",
+    "precision_recall",
     "reconstruction_mse",
     "sliced_wasserstein",
 ]
@@ -214,6 +221,88 @@ def reconstruction_mse(x: Float[Tensor, "n D"], x_hat: Float[Tensor, "n D"]) -> 
     return float((x - x_hat).square().sum(1).mean())
 
 
+class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1]: of samples that look like reference rows, and of reference rows that samples look like."""
+
+    precision: float
+    recall: float
+
+
+def precision_recall(
+    samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"], *, k: int = 3, max_rows: int = 10_000
+) -> PrecisionRecall:
+    """Improved precision and recall: which share of either set lies within the other.
+
+    A set fills the balls around its rows that reach to the k-th nearest other row of the set. Precision is the share of
+    samples inside the balls of the reference rows, quality; recall the share of reference rows inside the balls of the
+    samples, variety. Higher is better, 1 is best; no unit. Both grow with k and shrink with the number of rows, so that
+    only values for equal numbers of both can be compared.
+
+    Args:
+        samples: Generated rows, more than k; of images their features.
+        reference: Rows to compare with, more than k.
+        k: Which neighbour, >= 1.
+        max_rows: Either side is thinned to so many rows, always the same ones; time grows with the square, memory not.
+
+    Returns:
+        Precision and recall.
+
+    Raises:
+        InputError: Not more than k rows, k < 1, differing columns, NaN or infinity.
+
+    References:
+        Kynkaanniemi, Karras, Laine, Lehtinen, Aila 2019, arXiv 1904.06991 (k = 3).
+
+    Example:
+        >>> x = torch.arange(10.0)[:, None]
+        >>> precision_recall(x[:5], x, k=1)
+        PrecisionRecall(precision=1.0, recall=0.6)
+    """
+    if k < 1:
+        raise InputError(f"expected k >= 1, the number of a neighbour; got {k}; 3 is usual")
+    samples, reference = _checked_pair(samples, reference, min_rows=k + 1)
+    origin = reference.mean(0)  # distances by matrix products lose digits far from the origin
+    x, y = _thinned(samples - origin, max_rows), _thinned(reference - origin, max_rows)
+    return PrecisionRecall(_share_within(x, y, k), _share_within(y, x, k))
+
+
+def inception_score(probabilities: Float[Tensor, "n K"], *, splits: int = 10) -> float:
+    """Inception score: how sure a classifier is of each sample, and how evenly its classes are met.
+
+    exp(mean of KL(p(y | x) || p(y))) with p(y) the mean of p(y | x), averaged over `splits` parts of the rows in their
+    order. Higher is better, from 1 (no row differs from another) to the number of classes; no unit. It sees no
+    reference, and only what the classifier sees.
+
+    Args:
+        probabilities: Of K classes for each sample; rows are >= 0 and sum to 1.
+        splits: Number of parts, 1 to n; the publication has 10 of 5,000.
+
+    Returns:
+        The score, in [1, K].
+
+    Raises:
+        InputError: Rows are no probabilities, or there are fewer rows than parts.
+
+    References:
+        Salimans, Goodfellow, Zaremba, Cheung, Radford, Chen 2016, Improved techniques for training GANs,
+        arXiv 1606.03498.
+
+    Example:
+        >>> round(inception_score(torch.eye(4), splits=1), 6)
+        4.0
+    """
+    p = probabilities.detach().double()
+    if p.ndim != 2 or not 1 <= splits <= len(p):
+        raise InputError(f"expected at least {splits} rows, for as many parts; got shape {tuple(p.shape)}; give more")
+    if not (p.isfinite().all() and (p >= 0).all() and torch.allclose(p.sum(1), p.new_ones(()), atol=1e-3)):
+        raise InputError("expected rows of probabilities that sum to 1; got others; apply a softmax")
+    scores = [
+        (torch.special.xlogy(part, part) - torch.special.xlogy(part, part.mean(0))).sum(1).mean().exp()
+        for part in p.tensor_split(splits)
+    ]
+    return float(torch.stack(scores).mean())
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a report or a benchmark must know of a metric.
@@ -275,8 +364,19 @@ def _scaled_deviations(rows: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
 
 def _mean_distance(x: Float[Tensor, "n D"], y: Float[Tensor, "m D"]) -> float:
     """E|X - Y| over all pairs."""
-    blocks = x.split(max(1, _ELEMENTS // len(y)))
-    return sum(float(torch.cdist(block, y).sum()) for block in blocks) / (len(x) * len(y))
+    return sum(float(torch.cdist(block, y).sum()) for block in _blocks(x, len(y))) / (len(x) * len(y))
+
+
+def _share_within(x: Float[Tensor, "n D"], y: Float[Tensor, "m D"], k: int) -> float:
+    """The share of rows of x that lie in a ball around a row of y, each as wide as its k-th other row of y is far."""
+    radii = torch.cat([torch.cdist(block, y).kthvalue(k + 1).values for block in _blocks(y, len(y))])
+    inside = [(torch.cdist(block, y) <= radii).any(1) for block in _blocks(x, len(y))]
+    return float(torch.cat(inside).double().mean())
+
+
+def _blocks(rows: Float[Tensor, "n D"], others: int) -> tuple[Float[Tensor, "k D"], ...]:
+    """Parts of the rows, few enough that their distances to so many others fit."""
+    return rows.split(max(1, _ELEMENTS // others))
 
 
 def _quantile_coupling(
