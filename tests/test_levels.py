@@ -227,6 +227,32 @@ def test_a_loss_that_is_told_levels_compiles_and_has_the_gradient_of_eager_mode(
     assert {name: value for name, value in deviations.items() if not value < 1e-10} == {}
 
 
+TRAINED = """
+import json, torch, warnings
+from isthmus.flows import FreeFormFlow
+from isthmus.networks import mlp_pair
+from isthmus.objective import FreeForm
+from isthmus.recipe import TrainingRecipe
+from isthmus.refit import Rows
+from isthmus.training import train, trainee
+
+warnings.simplefilter("error", UserWarning)
+trusted, finish = [], trainee.Trainee.on_train_end
+trainee.Trainee.on_train_end = lambda self: (trusted.append(self.trusted and self.compiled is not None), finish(self))
+rows = Rows(torch.randn(100, 3), torch.randn(100, 1))
+settings = TrainingRecipe(max_steps=20, patience=20, compile=True, noise=(0.01, 0.1))
+flow = FreeFormFlow(*mlp_pair(3, 1, 3, width=8), 3, 1, 1, levels=(-1.0, 1.0))
+history = train(flow, FreeForm((1.0, 100.0)), rows, rows, settings=settings)
+print(json.dumps([history.steps, history.skipped, trusted]))
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_training_with_levels_has_the_gradient_of_eager_mode(fresh_python):
+    """Training compares the two itself, and goes on without the compiler, with a warning, where they differ."""
+    assert fresh_python(TRAINED) == [20, 0, [True]]
+
+
 # ----------------------------------------------------------------------------------------------------- training
 
 
