@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -92,7 +93,8 @@ def test_a_suite_extends_another():
     assert clothing.record["axes"] == digits.record["axes"]
     assert clothing.record["title"] != digits.record["title"]
     for run, other in zip(digits.runs(), clothing.runs(), strict=True):
-        assert other.spec == run.spec | {"data": {"name": "fashion_mnist", "labels": True}}
+        assert other.spec["recipe"] == run.spec["recipe"]
+        assert (run.spec["data"]["name"], other.spec["data"]["name"]) == ("mnist", "fashion_mnist")
     pairs = {run.cell["pair"] for run in Suite.read("images_anomaly").runs()}
     assert len(pairs) == 2
 
@@ -102,7 +104,7 @@ def test_methods_of_a_suite_differ_in_nothing_but_what_makes_them():
     default = runs.pop("default")
     assert default["refits"] == {"own": {}}
     for spec in runs.values():
-        assert spec["recipe"]["training"] == runs["fif"]["recipe"]["training"]
+        assert spec["recipe"]["training"] | {"noise": 0.01} == runs["fif"]["recipe"]["training"]
         assert spec["recipe"]["columns"] == runs["fif"]["recipe"]["columns"]
         assert spec["refits"].keys() == {"normal", "gaussian", "mixture", "flow"}
     for spec in (default, *runs.values()):
@@ -143,6 +145,13 @@ def test_sets_without_labels_have_principal_components():
         extractor({**spec, "features": {"kind": "recogniser"}}, data)
     with pytest.raises(InputError, match="expected a set of images; got sine"):
         extractor(spec, DATASETS["sine"](n_train=50, n_validation=5, n_test=5))
+
+
+def test_inception_is_asked_for_where_a_suite_wants_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    spec = {"data": {"name": "tiny_digits"}, "features": {"kind": "inception"}}
+    with pytest.raises(InputError, match="expected torch-fidelity, for features of Inception"):
+        extractor(spec, dataset(spec["data"]))
 
 
 def test_the_test_images_themselves_are_perfect_and_what_is_no_number_is_counted():

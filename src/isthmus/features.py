@@ -438,7 +438,7 @@ def load_inception(shape: Shape, weights: str | Path | None = None, *, sha256: s
         InputError: torch-fidelity or the file is missing, or the file is another.
 
     References:
-        Obukhov et al. (2020), torch-fidelity, doi 10.5281/zenodo.4957738; Heusel et al. (2017), arXiv 1706.08500.
+        Obukhov et al., torch-fidelity, github.com/toshas/torch-fidelity; Heusel et al. (2017), arXiv 1706.08500.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
