@@ -75,6 +75,9 @@ _MOMENT_DRAWS = 1024
 _RATIO_POINTS = 64
 
 
+Gaussians = tuple[Tensor, Tensor, Tensor]  # log weights (K,), means (K, d), Cholesky factors of covariances (K, d, d)
+
+
 class Estimate(NamedTuple):
     """A Monte Carlo value and its standard error, both (batch,) in nats."""
 
@@ -378,7 +381,8 @@ class Ambient(nn.Module):
             return self.flow.log_prob(x, c)
         points = _quasi_random(self.flow.latent_dim, _RATIO_POINTS if self._components(c) is None else 1, seed=0).to(x)
         parts = self._chunks(x, c, at, n_points=points.shape[0])
-        return torch.cat([self._linearised(*part, points) for part in parts])
+        prior = self._gaussians(c)
+        return torch.cat([self._linearised(*part, prior, points) for part in parts])
 
     @torch.no_grad()
     def importance_sampled(
@@ -408,7 +412,8 @@ class Ambient(nn.Module):
         if self.is_exact:
             return Estimate(self.flow.log_prob(x, c), x.new_zeros(x.shape[0]))
         points = _quasi_random(self.flow.latent_dim + 1, n_points, seed).to(x)
-        parts = [self._sampled(*part, points) for part in self._chunks(x, c, at, n_points=n_points)]
+        prior = self._gaussians(c)
+        parts = [self._sampled(*part, prior, points) for part in self._chunks(x, c, at, n_points=n_points)]
         return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     @torch.no_grad()
@@ -421,7 +426,8 @@ class Ambient(nn.Module):
             """Of its Gaussians by their weights."""
             return (p.log_joint.softmax(1).unsqueeze(2) * p.mean).sum(1)
 
-        return torch.cat([mean(self._posterior(*part)) for part in self._chunks(x, c)])
+        prior = self._gaussians(c)
+        return torch.cat([mean(self._posterior(x, at, prior)) for x, _, at in self._chunks(x, c)])
 
     @torch.no_grad()
     def sample(
@@ -482,10 +488,10 @@ class Ambient(nn.Module):
             given = None if c is None else c[some]
             yield x[some], given, tangent(self.flow, x[some], given) if at is None else at.at(some)
 
-    def _posterior(self, x: Tensor, c: Context, at: Tangent) -> _Posterior:
+    def _posterior(self, x: Tensor, at: Tangent, prior: Gaussians) -> _Posterior:
         flow, noise = self.flow, self.noise
         z0, x_hat, J = at
-        log_weights, means, prior_tril = self._gaussians(c)
+        log_weights, means, prior_tril = prior
         offset = means - z0.unsqueeze(1)  # batch K d
         H = torch.cholesky_inverse(prior_tril)
         h = (H @ offset.unsqueeze(3)).squeeze(3)
@@ -506,20 +512,22 @@ class Ambient(nn.Module):
         shift = torch.linalg.solve_triangular(tril.mT, half, upper=True).squeeze(3)
         return _Posterior(log_joint, z0.unsqueeze(1) + shift, tril)
 
-    def _linearised(self, x: Tensor, c: Context, at: Tangent, points: Float[Tensor, "S d"]) -> Float[Tensor, " batch"]:
-        log_joint, mean, tril = self._posterior(x, c, at)
+    def _linearised(
+        self, x: Tensor, c: Context, at: Tangent, prior: Gaussians, points: Float[Tensor, "S d"]
+    ) -> Float[Tensor, " batch"]:
+        log_joint, mean, tril = self._posterior(x, at, prior)
         if self._components(c) is not None:
             return log_joint.logsumexp(1)
-        _, (center,), (spread,) = self._gaussians(c)
+        _, (center,), (spread,) = prior
         steps = torch.linalg.solve_triangular(tril[:, 0].mT, torch.special.ndtri(points).mT, upper=True).mT
         z = mean + steps  # batch S d
         base = self.flow.base(None if c is None else c.repeat_interleave(points.shape[0], 0))
         log_ratio = base.log_prob(z.flatten(0, 1)).unflatten(0, z.shape[:2]) - log_normal(z - center, spread)
         return log_joint[:, 0] + log_ratio.logsumexp(1) - math.log(points.shape[0])
 
-    def _sampled(self, x: Tensor, c: Context, at: Tangent, points: Float[Tensor, "S d1"]) -> Estimate:
-        posterior = self._posterior(x, c, at)
-        z, log_q, log_linear = _propose(posterior, self._broad(c), points)
+    def _sampled(self, x: Tensor, c: Context, at: Tangent, prior: Gaussians, points: Float[Tensor, "S d1"]) -> Estimate:
+        posterior = self._posterior(x, at, prior)
+        z, log_q, log_linear = _propose(posterior, _broad(prior), points)
         batch, S, _ = z.shape
         repeated = None if c is None else c.repeat_interleave(S, 0)
         x_hat = self.flow.decode(z.flatten(0, 1), repeated).unflatten(0, (batch, S))
@@ -537,7 +545,7 @@ class Ambient(nn.Module):
         log_weights, means, tril = components
         return log_weights + log_normal(z.unsqueeze(2) - means, tril)
 
-    def _components(self, c: Context) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _components(self, c: Context) -> Gaussians | None:
         """The latent's own Gaussian components, or None; as many as the noise has, where that has several."""
         components = gaussian_components(self.flow.base(c))
         K, L = self.noise.half_log_det().shape[0], 1 if components is None else components[0].shape[0]
@@ -545,7 +553,7 @@ class Ambient(nn.Module):
             raise InputError(f"expected noise of one component or of {L}, as the latent has; got {K}; refit one")
         return components
 
-    def _gaussians(self, c: Context) -> tuple[Tensor, Tensor, Tensor]:
+    def _gaussians(self, c: Context) -> Gaussians:
         """The latent's own Gaussian components, or the one Gaussian of its mean and covariance.
 
         Where those depend on the context they are the ones at context 0, the mean of a standardised context: the same
@@ -562,14 +570,15 @@ class Ambient(nn.Module):
         covariance = z.T.cov().reshape(1, z.shape[1], z.shape[1])
         return z.new_zeros(1), z.mean(0, keepdim=True), _cholesky(covariance)
 
-    def _broad(self, c: Context) -> tuple[Tensor, Tensor]:
-        """Mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density."""
-        log_weights, means, tril = self._gaussians(c)
-        w = log_weights.exp()
-        mean = w @ means
-        spread = means - mean
-        covariance = torch.einsum("k,kij->ij", w, tril @ tril.mT) + spread.mT @ (w.unsqueeze(1) * spread)
-        return mean, _cholesky(covariance)
+
+def _broad(prior: Gaussians) -> tuple[Tensor, Tensor]:
+    """Mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density."""
+    log_weights, means, tril = prior
+    w = log_weights.exp()
+    mean = w @ means
+    spread = means - mean
+    covariance = torch.einsum("k,kij->ij", w, tril @ tril.mT) + spread.mT @ (w.unsqueeze(1) * spread)
+    return mean, _cholesky(covariance)
 
 
 def likely(log_prob: Float[Tensor, "n m"], share: float) -> Int[Tensor, " n"]:
