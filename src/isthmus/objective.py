@@ -336,7 +336,7 @@ class Wasserstein(Objective):
 
     Args:
         beta: weight of the squared reconstruction error, > 0 (1 in the publication), `auto` or a range.
-        penalty: weight of MMD^2, > 0; 10 is the publication's on MNIST, 100 on CelebA, of images in [0, 1].
+        penalty: weight of MMD^2, > 0; 10 is the publication's, of images in [0, 1].
         scales: s, each > 0; the publication's kernel has one, 1, the authors' implementation these seven.
 
     Raises:
