@@ -46,7 +46,7 @@ class Setting:
 
     def compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function, compiled as a whole."""
-        return torch.compile(function, fullgraph=True, mode=self.mode)
+        return torch.compile(function, fullgraph=True, mode=self.mode, dynamic=False)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Products in half precision, where that is asked for."""

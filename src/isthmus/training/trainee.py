@@ -127,7 +127,7 @@ class Trainee(lightning.LightningModule):
         """Start the clock and score the untrained flow, so that there always is a best state; or take up a training."""
         if self.plan.compile:
             same_random_numbers: dict[str, Any] = {"fallback_random": True}
-            self.compiled = torch.compile(self._step, fullgraph=True, options=same_random_numbers)
+            self.compiled = torch.compile(self._step, fullgraph=True, dynamic=False, options=same_random_numbers)
         self.saved = time.monotonic()
         self.held_out = self.held_out.to(self.device)
         if self.plan.compile and self.settings.precision == "bf16-mixed":  # which steps compute in, but not this
