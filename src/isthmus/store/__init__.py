@@ -42,7 +42,7 @@ from isthmus.model import Model
 from isthmus.recipe import LatentPart, Part, Recipe
 from isthmus.store.folders import read_bytes, restore, sign, write_folder
 from isthmus.store.formats import FORMAT, MIGRATIONS, Config, read_config, read_json
-from isthmus.store.tensors import Budget, Header, read_header, read_tensors
+from isthmus.store.tensors import Budget, Header, read_header, read_tensors, stored
 
 __all__ = ["FORMAT", "MIGRATIONS", "Fitted", "append_row", "check_output", "load", "save", "versions"]
 
@@ -194,7 +194,7 @@ def _write(fitted: Fitted, folder: Path) -> None:
     (folder / "log.csv").write_text("")
     for row in fitted.log:
         append_row(folder / "log.csv", row)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {name: stored(value.detach().cpu()).contiguous() for name, value in model.state_dict().items()}
     safetensors.torch.save_file(state, folder / "model.safetensors")
     (folder / "model.safetensors").chmod(0o644)
     sign(folder, _SIGNED)

@@ -166,7 +166,7 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor], *, 
     Raises:
         InputError: names, types, shapes or values are others.
     """
-    wanted = {name: TensorType(_TYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in expected.items()}
+    wanted = {name: TensorType(_TYPES[stored(tensor).dtype], tuple(tensor.shape)) for name, tensor in expected.items()}
     if header != wanted:
         name = min(name for name, _ in header.items() ^ wanted.items())
         raise InputError(f"expected {_told(wanted, name)} in {path}; got {_told(header, name)}; the model is damaged")
@@ -176,6 +176,11 @@ def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor], *, 
         if wrong := _wrong(name, tensor, expected[name], finite=finite):
             raise InputError(f"expected {wrong} as {name!r} in {path}; got others; the model is damaged, fit it again")
     return tensors
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """A tensor of a model as files have it: fractions in double precision, whatever computes with them."""
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _told(header: Header, name: str) -> str:
@@ -195,4 +200,4 @@ def _wrong(name: str, tensor: Tensor, built: Tensor, *, finite: bool) -> str | N
         return "positive diagonals"
     if name in _MAY_BE_INFINITE or not finite:
         return "numbers, none of them NaN," if bool(tensor.isnan().any()) else None
-    return None if bool(tensor.isfinite().all()) else "finite numbers"
+    return None if bool(tensor.to(built.dtype).isfinite().all()) else "finite numbers"
