@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.distributions import Normal
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.speed.cases import Case, Setting
 from isthmus import FreeForm, FreeFormFlow
@@ -41,6 +42,7 @@ def autoencoder_loss(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tenso
     return (x - decoder(encoder(x))).square().sum(1).mean()
 
 
+@sdpa_kernel(SDPBackend.MATH)  # the quick one of a CPU has no derivative in forward mode
 def reference_loss(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor:
     """The research form of the free-form loss, written from its equations: dual numbers and a double backward pass."""
     x = x.detach().requires_grad_()
@@ -59,6 +61,7 @@ def research_loss(checkout: Path) -> Loss:
     sys.path.insert(0, str(checkout))
     from fff.loss import fff_loss
 
+    @sdpa_kernel(SDPBackend.MATH)
     def loss(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor:
         """Mean over a batch."""
         return fff_loss(x.detach().clone(), encoder, decoder, Normal(0.0, 1.0), BETA).mean()
