@@ -8,7 +8,7 @@ from torch.distributions import MultivariateNormal
 
 from cases import descend, make_flow, randn
 from isthmus import ambient
-from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise, gaussian_components, tangent
+from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise, gaussian_components, log_normal, tangent
 from isthmus.data import DATASETS
 from isthmus.errors import InputError
 from isthmus.flows import FreeFormFlow
@@ -313,3 +313,13 @@ def test_a_row_beyond_arithmetic_does_not_stop_the_others():
     values = ambient.linearised(rows)
     assert torch.allclose(values[:1], alone)
     assert values[1].isnan()
+
+
+@pytest.mark.parametrize(
+    ("points", "factors"), [((), ()), ((5,), ()), ((5,), (5,)), ((5, 3), (3,)), ((4, 5, 3), (3,)), ((5, 1), (3,))]
+)
+def test_normal_densities_with_factors_of_some_of_the_dimensions(points, factors):
+    offset, some = randn(*points, 2), randn(*factors, 2, 2)
+    tril = torch.linalg.cholesky(some @ some.mT + 0.1 * torch.eye(2).double())
+    expected = MultivariateNormal(torch.zeros(2).double(), scale_tril=tril).log_prob(offset)
+    torch.testing.assert_close(log_normal(offset, tril), expected)

@@ -130,8 +130,8 @@ def test_whole_fits_train_alike(monkeypatch):
     monkeypatch.setattr(whole, "residual_pair", lambda D, d: mlp_pair(D, d, width=32))
     monkeypatch.setattr(whole, "_RATE", 5e-3)
     record = whole.fits(60, data)
-    assert record["plain_loop_over_ours"] > 0
-    for name in ("ours", "plain_loop"):
+    assert record["plain_loop_over_ours"] > 0 and record["plain_loop_over_default"] > 0
+    for name in ("ours", "default", "plain_loop"):
         assert record[name]["reconstruction"] < rows.square().sum(1).mean()
         assert record[name]["fid_like"] > 0
     assert "| plain loop | 60 |" in block([record | {"machine": machine()}])

@@ -16,7 +16,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -274,6 +274,9 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe
     return Refit(Ambient(trial.flow, best.noise), best.latent, best.part, report)
 
 
+_Scatter = tuple[Tensor, Tensor]  # number (K,) and sum of outer products (K, D, D) of each component's residuals
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """A latent density and a noise, and the held-out mean log density that they reach."""
@@ -297,6 +300,7 @@ class _Trial:
     z: Float[Tensor, "n d"]
     residuals: Float[Tensor, "m D"]  # of the evenly spaced rows that `noise_codes` are the codes of
     sigma: float
+    scatters: dict[LazyDistribution, _Scatter] = field(default_factory=dict)
 
     @classmethod
     @torch.no_grad()
@@ -359,14 +363,11 @@ class _Trial:
         components = gaussian_components(self._base(lazy))
         if kind == "isotropic" or components is None:
             return Part(kind="isotropic"), IsotropicNoise(D, settings["factor"] * self.sigma).double()
-        log_weights, means, tril = components
-        some = max(1, _CHUNK_NUMBERS // means.numel())
-        parts = (log_weights + log_normal(z.unsqueeze(1) - means, tril) for z in self.noise_codes.split(some))
-        shares = torch.cat([part.softmax(1) for part in parts])
+        counts, scatter = self._scatter(lazy, components)
         floor = settings["floor"] * self.sigma**2 * codimension / D + _LEAST_VARIANCE
-        covariances = self._covariances(shares, settings["shrinkage"], self.sigma**2 * codimension)
+        covariances = self._covariances(counts, scatter, settings["shrinkage"], self.sigma**2 * codimension)
         covariances = covariances + floor * torch.eye(D).to(covariances)
-        size: dict[str, Any] = {"components": shares.shape[1]}
+        size: dict[str, Any] = {"components": len(counts)}
         if kind == "low_rank":
             size["rank"] = min(int(settings["rank"]), D)
         part = Part(kind=kind, **size)
@@ -374,11 +375,24 @@ class _Trial:
         noise.set_covariances(covariances)
         return part, noise
 
-    def _covariances(self, shares: Float[Tensor, "n K"], shrinkage: float, total: float) -> Float[Tensor, "K D D"]:
+    def _scatter(self, lazy: LazyDistribution, components: tuple[Tensor, Tensor, Tensor]) -> _Scatter:
+        """How many residuals each component has, and the sums of their outer products; once for a latent density."""
+        if lazy not in self.scatters:
+            log_weights, means, tril = components
+            some = max(1, _CHUNK_NUMBERS // means.numel())
+            parts = (log_weights + log_normal(z.unsqueeze(1) - means, tril) for z in self.noise_codes.split(some))
+            shares = torch.cat([part.softmax(1) for part in parts])
+            r = self.residuals
+            scatter = torch.stack([(r * share.unsqueeze(1)).mT @ r for share in shares.unbind(1)])
+            self.scatters[lazy] = shares.sum(0), scatter
+        return self.scatters[lazy]
+
+    def _covariances(
+        self, counts: Float[Tensor, " K"], scatter: Float[Tensor, "K D D"], shrinkage: float, total: float
+    ) -> Float[Tensor, "K D D"]:
         """Of the residuals of each component, drawn towards the pooled one, their sum raised to that held out."""
-        r, counts = self.residuals, shares.sum(0).reshape(-1, 1, 1)
+        r, counts = self.residuals, counts.reshape(-1, 1, 1)
         pooled = r.mT @ r / r.shape[0]
-        scatter = torch.stack([(r * share.unsqueeze(1)).mT @ r for share in shares.unbind(1)])
         return total / float(pooled.trace()) * (scatter + shrinkage * pooled) / (counts + shrinkage)
 
 

@@ -451,7 +451,10 @@ def log_normal(offset: Float[Tensor, "*#batch d"], tril: Float[Tensor, "*#batch 
         >>> log_normal(torch.zeros(2), torch.eye(2))
         tensor(-1.8379)
     """
-    half = torch.linalg.solve_triangular(tril, offset.unsqueeze(-1), upper=False).square().sum((-2, -1))
+    more = offset.dim() - tril.dim() + 1  # leading dimensions that factors lack: one system with many right-hand sides
+    shared = offset.flatten(0, more - 1).movedim(0, -1) if more > 0 else offset.unsqueeze(-1)
+    half = torch.linalg.solve_triangular(tril, shared, upper=False).square().sum(-2).movedim(-1, 0)
+    half = half.unflatten(0, offset.shape[:more]) if more > 0 else half.squeeze(0)
     return -0.5 * (half + offset.shape[-1] * LOG_2PI) - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
