@@ -58,9 +58,15 @@ def context(spec: Spec, rows: Context) -> Context:
 
 
 def fitted(spec: Spec, seed: int) -> tuple[Dataset, Fitted]:
-    """The data of a run, and its recipe fitted to their training rows, given their context if `conditional`."""
+    """The data of a run, and its recipe fitted to their training rows, given their context if `conditional`.
+
+    With `price`, the seconds of a step, it has as many steps as `budget` seconds are worth: what else a machine does
+    then decides nothing.
+    """
     data = dataset(spec["data"])
     recipe = Recipe.validated({**spec["recipe"], "seed": seed})
+    if "price" in spec:
+        recipe = recipe.update(training={"max_steps": max(1, round(spec["budget"] / spec["price"]))})
     return data, fit(data.train, context(spec, data.train_context), recipe=recipe)
 
 

@@ -101,15 +101,17 @@ def test_a_suite_extends_another():
 
 def test_methods_of_a_suite_differ_in_nothing_but_what_makes_them():
     runs = {run.cell["method"]: run.spec for run in Suite.read("images_mnist").runs([0])}
-    default = runs.pop("default")
-    assert default["refits"].keys() == {"own", "normal", "mixture"}
+    ours = [runs.pop("default"), runs.pop("default_all_probed")]
+    free = {"noise": 0.01, "compile": True}
     for spec in runs.values():
-        assert spec["recipe"]["training"] | {"noise": 0.01} == runs["fif"]["recipe"]["training"]
+        assert spec["recipe"]["training"] | free == runs["fif"]["recipe"]["training"]
         assert spec["recipe"]["columns"] == runs["fif"]["recipe"]["columns"]
         assert spec["refits"].keys() == {"normal", "gaussian", "mixture", "flow"}
-    for spec in (default, *runs.values()):
+    assert all(spec["refits"].keys() == {"own", "normal", "mixture"} for spec in ours)
+    for spec in (*ours, *runs.values()):
         assert spec["recipe"]["flow"]["network"] == runs["fif"]["recipe"]["flow"]["network"]
-        assert spec["recipe"]["training"]["max_time"] == 600
+        assert (spec["recipe"]["training"]["batch_size"], spec["budget"]) == (128, 200)
+        assert spec["price"] > 0.05
         assert spec["features"] == runs["fif"]["features"]
 
 

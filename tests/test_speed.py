@@ -130,7 +130,7 @@ def test_whole_fits_train_alike(monkeypatch):
     monkeypatch.setattr(whole, "residual_pair", lambda D, d: mlp_pair(D, d, width=32))
     monkeypatch.setattr(whole, "_RATE", 5e-3)
     record = whole.fits(60, data)
-    assert record["plain_loop_over_ours"] > 0 and record["plain_loop_over_default"] > 0
+    assert min(record["plain_loop_over_ours"], record["plain_loop_over_default"]) > 0
     for name in ("ours", "default", "plain_loop"):
         assert record[name]["reconstruction"] < rows.square().sum(1).mean()
         assert record[name]["fid_like"] > 0

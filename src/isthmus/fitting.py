@@ -6,6 +6,7 @@ import gc
 import inspect
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,8 @@ from isthmus.matrices import doubled, fingerprint, matrix, row_weights, rows_at_
 from isthmus.metrics import energy_distance
 from isthmus.model import Model
 from isthmus.networks import NETWORKS, start_at_principal_components
-from isthmus.objective import FreeForm, Likelihood, Reconstruction, Regularised, Wasserstein
-from isthmus.recipe import Recipe
+from isthmus.objective import OBJECTIVES, FreeForm, Likelihood, Reconstruction, Regularised, Wasserstein
+from isthmus.recipe import Part, Recipe
 from isthmus.refit import Refit, Rows, refit_density
 from isthmus.runs import digest, finish_run, open_run, remembered, weights_of
 from isthmus.store import Fitted, versions
@@ -44,6 +45,7 @@ _FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported; 
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
 _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256 learn the rows themselves
+_PROBED_IMAGES = 0.25  # of a batch: their products are nearly all of a step, and better digits come of more steps
 _TRIAL_STEPS = 1_200  # after half as many curves seem to gain on POWER, where after 10,000 they lose 0.2 nats
 _SAMPLES = 5_000  # drawn after a trial, at most
 _SIGNIFICANT = 1.645  # standard errors, one-sided at 5 %
@@ -354,12 +356,22 @@ def _fitting(flow: Flow, rows: Rows) -> Flow:
 
 
 def _sized(recipe: Recipe, n: int) -> Recipe:
-    """The recipe with the shape of the images, and narrower networks for few rows, where it leaves these open."""
-    network = recipe.flow.network
-    sizes = {"shape": recipe.columns.image, "width": _NARROW if n < _FEW_ROWS else None}
-    taken = inspect.signature(NETWORKS[network.kind]).parameters.keys() - network.options.keys()
-    missing = {name: size for name, size in sizes.items() if name in taken and size is not None}
-    return recipe.update(flow={"network": {**network.model_dump(), **missing}}) if missing else recipe
+    """The recipe with what follows from the data where it leaves that open.
+
+    Networks get the shape of the images, and are narrower for few rows; of images a quarter of a batch carries probes.
+    """
+    network, objective, image = recipe.flow.network, recipe.objective, recipe.columns.image
+    networks = {"shape": image, "width": _NARROW if n < _FEW_ROWS else None}
+    missing = _missing(network, NETWORKS, networks)
+    probed = _missing(objective, OBJECTIVES, {"probed": _PROBED_IMAGES if image else None})
+    sections = {"flow": {"network": {**network.model_dump(), **missing}}} if missing else {}
+    return recipe.update(**sections, **({"objective": {**objective.model_dump(), **probed}} if probed else {}))
+
+
+def _missing(part: Part, registry: Mapping[str, Callable[..., Any]], options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that a part takes, and has not been given."""
+    taken = inspect.signature(registry[part.kind]).parameters.keys() - part.options.keys()
+    return {name: value for name, value in options.items() if name in taken and value is not None}
 
 
 def _choose(recipe: Recipe, data: Split, run_dir: Path | None) -> tuple[Flow, tuple[dict[str, float], ...]]:
