@@ -9,8 +9,9 @@ from benchmarks.figures import pictures
 from benchmarks.speed import fits as whole
 from benchmarks.speed import machine, steps
 from benchmarks.speed.__main__ import main
-from benchmarks.speed.cases import CASES, Case, Setting
+from benchmarks.speed.cases import CASES, Case, Setting, Tokens
 from benchmarks.speed.curves import QUANTITIES, curves, exponent
+from benchmarks.speed.densities import measure_densities
 from benchmarks.speed.page import block, plain
 from benchmarks.speed.record import measure
 from torch import nn
@@ -94,6 +95,12 @@ def test_half_precision_is_measured_without_what_knows_no_autocast(tiny):
     with Setting(precision="bf16").autocast():
         seen.append(nn.Linear(2, 2)(torch.zeros(1, 2)).dtype)
     assert seen == [torch.bfloat16]
+
+
+def test_densities_of_networks_with_attention_are_measured_both_ways():
+    case = Case(lambda: (Tokens(4, 2), Tokens(2, 4)), 4, 2, batch=8)
+    found = measure_densities(case, Setting(), rounds=1)["log_likelihood"]
+    assert max(found["largest_error"], found["largest_error_of_vmap"]) < 1e-4
 
 
 def test_memory_is_what_is_alive_at_once():
