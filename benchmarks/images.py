@@ -24,6 +24,7 @@ from benchmarks.rivals import maf, nsf
 from benchmarks.sets import Split
 from isthmus.data import Dataset
 from isthmus.data.images import Pixels
+from isthmus.data.tables.pictures import grey_levels, png_grid, write_png
 from isthmus.errors import InputError
 from isthmus.features import (
     Classifier,
@@ -41,12 +42,14 @@ from isthmus.model import Model
 __all__ = ["EXTRACTORS", "RIVALS", "auroc", "extractor", "measure_anomaly", "measure_images"]
 
 RECOGNISERS = Path("build/recognisers")
+GRIDS = Path("build/grids")
 RIVALS: dict[str, Callable[..., Any]] = {"maf": maf, "nsf": nsf}
 
 _IMAGES = 10_000  # judged, at most
 _SCORED = 200  # images whose density is sampled
 _AT_ONCE = 500
 _COMPONENT_ROWS = 5_000  # of which principal components are taken
+_SHOWN, _ACROSS = 100, 10  # images of a grid
 
 
 def _labels(data: Dataset, rows: Context) -> Tensor:
@@ -148,8 +151,9 @@ def measure_images(spec: Spec, seed: int) -> Iterable[Row]:
 
     `spec` holds `data` (a set of images, dequantised, without logit), `recipe`, `features` (see `extractor`), `refits`
     (name -> a recipe's section `density`, all with the same trained networks), and what may be left out: `conditional`
-    (whether the model is told the class), `samples` (10,000), `scored` (200) and `pixel_rows` (10,000; the distance of
-    pixels is dear where there are thousands of them). One row for the networks, with their cost and
+    (whether the model is told the class), `samples` (10,000), `scored` (200), `pixel_rows` (10,000; the distance of
+    pixels is dear where there are thousands of them) and `grid` (a name: samples of each sampler are drawn into
+    `build/grids`, a line a class). One row for the networks, with their cost and
 
     * `recognised`: share of test images that the recogniser names rightly; `extractor`: its checksum;
     * `reconstruction`: squared error of a test image, summed over pixels; `reconstruction_per_pixel`;
@@ -174,10 +178,23 @@ def measure_images(spec: Spec, seed: int) -> Iterable[Row]:
         start = time.perf_counter()
         model, kinds = refitted(found, data.train, told, density, seed)
         samples = _draw(model, len(test), c, seed)
+        if "grid" in spec:
+            _show(samples, c, _shape(data), f"{spec['grid']}-{data.name}-{name}-{seed}")
         values = {**kinds, **judge.judged(samples), **_bits(model, test, c, spec.get("scored", _SCORED))}
         if c is not None and isinstance(judge.extractor, Recogniser):
             values["named_as_asked"] = judge.extractor.accuracy(_clipped(samples).nan_to_num(), c.argmax(1))
         yield Row({"sampler": name}, {**values, "refit_seconds": time.perf_counter() - start})
+
+
+def _show(samples: Tensor, c: Context, shape: tuple[int, int, int], name: str) -> None:
+    """Some of the samples as a picture; of those given a class, each line is one."""
+    shown = samples[:_SHOWN]
+    if c is not None:
+        labels = c.argmax(1)
+        shown = torch.cat([samples[labels == label][:_ACROSS] for label in labels.unique()])
+    levels = grey_levels(_clipped(shown).nan_to_num().unflatten(1, shape).numpy(), span=(0.0, 1.0))
+    GRIDS.mkdir(parents=True, exist_ok=True)
+    write_png(png_grid(levels, _ACROSS), GRIDS / f"{name}.png")
 
 
 def _extracted(extractor: Extractor, data: Dataset) -> dict[str, Value]:

@@ -289,3 +289,17 @@ def test_rows_that_were_trained_on_are_no_judges(n, warned):
     ]
     assert ("rows" in [verdict["name"] for verdict in health["verdicts"]]) == warned
     assert health["status"] != "ok" or not warned
+
+
+@pytest.mark.parametrize(
+    ("sections", "probed"),
+    [
+        ({}, None),
+        ({"columns": {"image": [1, 2, 2]}}, 0.25),
+        ({"columns": {"image": [1, 2, 2]}, "objective": {"kind": "freeform", "probed": 1.0}}, 1.0),
+        ({"columns": {"image": [1, 2, 2]}, "objective": {"kind": "reconstruction"}}, None),
+    ],
+)
+def test_a_quarter_of_a_batch_of_images_carries_probes_unless_the_recipe_says_otherwise(sections, probed):
+    found = fit(table(40, 4), recipe=QUICK.update(training={"max_steps": 2}).update(**sections)).recipe
+    assert found.objective.options.get("probed") == probed

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from isthmus.data import DATASETS, Dataset
+from isthmus.data.tables.pictures import read_image
 from isthmus.errors import InputError
 from isthmus.features import PrincipalComponents
 
@@ -52,13 +53,15 @@ def tiny_digits(*, labels=False, noise=False, seed=0):
 def _tiny(monkeypatch, tmp_path):
     monkeypatch.setitem(DATASETS, "tiny_digits", tiny_digits)
     monkeypatch.setattr(images, "RECOGNISERS", tmp_path / "recognisers")
+    monkeypatch.setattr(images, "GRIDS", tmp_path / "grids")
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS, "tiny_digits", tiny_digits)
-        patch.setattr(images, "RECOGNISERS", tmp_path_factory.mktemp("recognisers"))
+        for name in ("RECOGNISERS", "GRIDS"):
+            patch.setattr(images, name, tmp_path_factory.mktemp(name.lower()))
         return list(MEASURES["images"](SPEC, 0))
 
 
@@ -188,8 +191,10 @@ def test_a_conditional_model_is_told_the_class_and_asked_for_it():
     recipe |= {"objective": {"kind": "freeform", "beta": 10}}
     recipe["training"] = {"max_steps": 150, "validations": 1, "compile": False, "keep": "last", "noise": 0.01}
     spec = {**SPEC, "recipe": recipe, "refits": {"gaussian": {"latent": "gaussian"}}, "conditional": True}
-    spec |= {"data": {**SPEC["data"], "test_rows": 200}, "scored": 8}
+    spec |= {"data": {**SPEC["data"], "test_rows": 200}, "scored": 8, "grid": "tried"}
     shared, row = MEASURES["images"](spec, 0)
+    lines = read_image(images.GRIDS / "tried-tiny_digits-gaussian-0.png")
+    assert lines.shape[:2] == (10 * (56 + 2) + 2, 10 * (56 + 2) + 2)  # a line a class, of images enlarged sevenfold
     assert row.values["named_as_asked"] > 0.2  # chance is 0.1
     assert math.isfinite(row.values["bits"])
     assert shared.values["recognised"] > 0.9
