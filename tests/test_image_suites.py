@@ -96,6 +96,7 @@ def test_a_suite_extends_another():
     assert clothing.record["axes"] == digits.record["axes"]
     assert clothing.record["title"] != digits.record["title"]
     for run, other in zip(digits.runs(), clothing.runs(), strict=True):
+        assert other.spec["recipe"].pop("training") | {"validations": 20} == run.spec["recipe"].pop("training")
         assert other.spec["recipe"] == run.spec["recipe"]
         assert (run.spec["data"]["name"], other.spec["data"]["name"]) == ("mnist", "fashion_mnist")
     pairs = {run.cell["pair"] for run in Suite.read("images_anomaly").runs()}
