@@ -137,8 +137,9 @@ def test_whole_fits_train_alike(monkeypatch):
     monkeypatch.setattr(whole, "residual_pair", lambda D, d: mlp_pair(D, d, width=32))
     monkeypatch.setattr(whole, "_RATE", 5e-3)
     record = whole.fits(60, data)
-    assert min(record["plain_loop_over_ours"], record["plain_loop_over_default"]) > 0
-    for name in ("ours", "default", "plain_loop"):
+    assert min(record[f"plain_loop_over_{name}"] for name in ("ours", "default", "short")) > 0
+    assert [record[name]["steps"] for name in ("default", "short", "plain_loop")] == [60, 12, 60]
+    for name in ("ours", "default", "short", "plain_loop"):
         assert record[name]["reconstruction"] < rows.square().sum(1).mean()
         assert record[name]["fid_like"] > 0
     assert "| plain loop | 60 |" in block([record | {"machine": machine()}])
