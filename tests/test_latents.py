@@ -1,12 +1,14 @@
 """Latent densities: normalised, the law of their samples, and equal to what scipy and torch say."""
 
+import math
+
 import pytest
 import torch
 from scipy import stats
 from torch.distributions import MultivariateNormal
 
 from isthmus.errors import InputError
-from isthmus.latents import LATENTS, MultivariateStudentT, student_t
+from isthmus.latents import LATENTS, MultivariateStudentT, mixture, student_t
 
 
 def latent(name, dim, context_dim=0):
@@ -15,7 +17,9 @@ def latent(name, dim, context_dim=0):
     with torch.no_grad():
         for parameter in lazy.parameters():
             parameter += 0.03 * torch.randn_like(parameter)
-        if name == "mixture":
+        if name == "mixtures":
+            lazy.contexts += torch.tensor([[-1.0], [1.0]])
+        if name in ("mixture", "mixtures"):
             lazy.logits += torch.randn_like(lazy.logits)
             lazy.means += torch.randn_like(lazy.means)
             lazy.scale_tril = (0.5 * torch.randn_like(lazy.scale_tril)).tril(-1) + torch.diag(
@@ -49,7 +53,7 @@ def test_integrates_to_one_and_is_the_law_of_its_samples(name, dim):
 @pytest.mark.parametrize("name", LATENTS)
 def test_each_kind_follows_its_module_and_takes_a_context(name):
     lazy = latent(name, 3, context_dim=2)
-    c = torch.randn(5, 2, dtype=torch.float64)
+    c = torch.linspace(-2, 2, 5).double().unsqueeze(1).repeat(1, 2)
     base = lazy(c)
     assert base.event_shape == (3,)
     z = base.sample() if base.batch_shape else base.sample(torch.Size([5]))
@@ -58,7 +62,20 @@ def test_each_kind_follows_its_module_and_takes_a_context(name):
     assert z.shape == (5, 3)
     assert value.shape == (5,)
     depends = not torch.allclose(lazy(c.flip(0)).log_prob(z), value)
-    assert depends is (name == "flow")
+    assert depends is (name in ("flow", "mixtures"))
+
+
+def test_each_context_has_a_mixture_of_its_own_and_another_that_of_the_nearest():
+    lazy = latent("mixtures", 2, context_dim=1)
+    lazy.contexts = torch.tensor([[-1.0], [1.0]]).double()
+    z = torch.randn(6, 2).double()
+    for j, near in ((0, [-1.0, -0.2]), (1, [1.0, 7.0])):
+        own = mixture(2, components=8).double()
+        own.logits, own.means, own.scale_tril = lazy.logits[j], lazy.means[j], lazy.scale_tril[j]
+        for value in near:
+            torch.testing.assert_close(lazy(torch.full((6, 1), value).double()).log_prob(z), own().log_prob(z))
+    both = torch.stack([lazy(c.expand(6, 1)).log_prob(z) for c in lazy.contexts])
+    torch.testing.assert_close(lazy().log_prob(z), both.logsumexp(0) - math.log(2))
 
 
 @pytest.mark.parametrize("df", [1.0, 2.5, 30.0])

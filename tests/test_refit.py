@@ -157,3 +157,40 @@ def test_a_mixture_ends_on_all_rows():
     base = fit_mixture(z, 2)()
     mean = base.logits.softmax(0) @ base.base.loc
     torch.testing.assert_close(mean, z.mean(0), rtol=1e-3, atol=1e-3)
+
+
+def test_codes_that_differ_between_classes_get_a_mixture_for_each():
+    """The codes of each class are two Gaussians, elsewhere for each: only a density that knows the class finds them."""
+    labels = torch.arange(600) % 3
+    c = torch.nn.functional.one_hot(labels).double()
+    z = 4 * labels.unsqueeze(1) + 0.3 * randn(600, 1) + (torch.rand(600, 1) > 0.5).double()
+    rows = Rows(torch.cat([z, 0.01 * randn(600, 2)], 1), c)
+    flow = FreeFormFlow(Told(nn.Linear(3, 1)), Told(nn.Linear(1, 3)), data_dim=3, latent_dim=1, context_dim=3).double()
+    with torch.no_grad():
+        flow.encoder.map.weight.copy_(torch.tensor([[1.0, 0, 0]]))
+        flow.decoder.map.weight.copy_(torch.tensor([[1.0], [0], [0]]))
+        flow.encoder.map.bias.zero_(), flow.decoder.map.bias.zero_()
+    refit = refit_density(flow, rows, rows, DensityRecipe(latent="mixture", noise="isotropic"))
+    assert (refit.latent.kind, refit.latent.contexts) == ("mixtures", 3)
+    assert refit.latent.components >= 2
+    drawn = refit.ambient.sample(600, c, noise=False)[:, 0]
+    for label in range(3):
+        own = drawn[labels == label]
+        assert bool(((own > 4 * label - 1.5) & (own < 4 * label + 2.5)).all())
+        assert float(own.mean()) == pytest.approx(4 * label + 0.5, abs=0.15)
+    exact = refit.ambient.importance_sampled(rows.x[:30], c[:30], n_points=1024)
+    close = refit.ambient.linearised(rows.x[:30], c[:30])
+    assert float((exact.value - close).abs().max()) < 0.5  # the decoder is linear: only quasi-random points differ
+    few = refit_density(flow, Rows(rows.x[:8], c[:8]), rows, DensityRecipe(latent="mixture", noise="isotropic"))
+    assert few.latent.kind == "mixture"  # less than four rows of each class
+
+
+class Told(nn.Module):
+    """A map that is told a context and does not mind."""
+
+    def __init__(self, map):
+        super().__init__()
+        self.map = map
+
+    def forward(self, x, c):
+        return self.map(x)

@@ -20,7 +20,7 @@ from zuko.lazy import Flow, LazyDistribution, UnconditionalDistribution, Uncondi
 
 from isthmus.errors import InputError
 
-__all__ = ["LATENTS", "MultivariateStudentT", "flow", "mixture", "normal", "student_t"]
+__all__ = ["LATENTS", "Mixtures", "MultivariateStudentT", "flow", "mixture", "mixtures", "normal", "student_t"]
 
 
 class MultivariateStudentT(Distribution):
@@ -127,6 +127,70 @@ def mixture(dim: int, context_dim: int = 0, *, components: Annotated[int, Ge(1)]
     )
 
 
+class Mixtures(LazyDistribution):
+    """A mixture of Gaussians for each of several contexts; a context that is none of them has that of the nearest.
+
+    Without a context it is the mixture of them all, each context as likely as another.
+
+    Args:
+        dim: d.
+        context_dim: C.
+        contexts: how many, J >= 1.
+        components: of each mixture, K >= 1.
+
+    Attributes:
+        contexts: the contexts, (J, C).
+        logits: (J, K).
+        means: (J, K, d).
+        scale_tril: (J, K, d, d).
+
+    Example:
+        >>> Mixtures(2, 1, contexts=3, components=4)(torch.zeros(5, 1)).log_prob(torch.zeros(5, 2)).shape
+        torch.Size([5])
+    """
+
+    contexts: Tensor
+    logits: Tensor
+    means: Tensor
+    scale_tril: Tensor
+
+    def __init__(self, dim: int, context_dim: int, contexts: int, components: int) -> None:
+        super().__init__()
+        self.register_buffer("contexts", torch.zeros(contexts, context_dim))
+        self.register_buffer("logits", torch.zeros(contexts, components))
+        self.register_buffer("means", torch.zeros(contexts, components, dim))
+        self.register_buffer("scale_tril", torch.eye(dim).repeat(contexts, components, 1, 1))
+
+    def forward(self, c: Float[Tensor, "batch C"] | None = None) -> Distribution:
+        """The mixture of each context."""
+        if c is None:
+            log_weights = self.logits.log_softmax(1) - math.log(len(self.logits))
+            return _gaussian_mixture(log_weights.flatten(), self.means.flatten(0, 1), self.scale_tril.flatten(0, 1))
+        nearest = torch.cdist(c, self.contexts.to(c)).argmin(1)
+        return _gaussian_mixture(self.logits[nearest], self.means[nearest], self.scale_tril[nearest])
+
+
+def mixtures(
+    dim: int, context_dim: int = 0, *, contexts: Annotated[int, Ge(1)] = 2, components: Annotated[int, Ge(1)] = 8
+) -> LazyDistribution:
+    """A mixture of Gaussians for each of several contexts, as classes are; `isthmus.refit` sets them all.
+
+    Args:
+        dim: d.
+        context_dim: length of a context.
+        contexts: how many there are, >= 1.
+        components: Gaussians of each, >= 1.
+
+    Returns:
+        A `Mixtures`.
+
+    Example:
+        >>> mixtures(2, 1)(torch.zeros(3, 1)).sample().shape
+        torch.Size([3, 2])
+    """
+    return Mixtures(dim, context_dim, contexts, components)
+
+
 def flow(
     dim: int,
     context_dim: int = 0,
@@ -170,5 +234,6 @@ LATENTS: dict[str, Callable[..., LazyDistribution]] = {
     "normal": normal,
     "student_t": student_t,
     "mixture": mixture,
+    "mixtures": mixtures,
     "flow": flow,
 }

@@ -1,9 +1,10 @@
 """The latent density and the noise, fitted to the codes and residuals of a trained flow; its networks stay as they are.
 
 Training asks the codes to follow p_Z and they never quite do; refitting p_Z to them takes seconds: to a Gaussian
-mixture of 1 .. 64 components, or to a small spline flow. The noise off the manifold is the residuals' covariance: one
-sigma for all directions, or one covariance for each component of the latent mixture, full or of low rank, drawn towards
-the pooled one by `shrinkage` rows, with a `floor` below which no direction's variance falls (as a share of the mean).
+mixture of 1 .. 64 components; to one for each context, where these are few, as classes are; or to a small spline flow.
+The noise off the manifold is the residuals' covariance: one sigma for all directions, or one covariance for each
+component of the latent mixture, full or of low rank, drawn towards the pooled one by `shrinkage` rows, with a `floor`
+below which no direction's variance falls (as a share of the mean).
 Between the alternatives held-out rows decide, by their linearised ambient log density, the one value that can be
 compared between all of them.
 
@@ -15,7 +16,7 @@ floor was chosen as well.
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,7 @@ __all__ = ["Refit", "Rows", "by_chunks", "fit_flow", "fit_mixture", "refit_densi
 _COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 _MANY, _ROWS_FOR_MANY = 64, 500  # more components than that slow every score, and are for tables with so many rows each
 _ROWS_PER_COMPONENT = 4  # times d: fewer rows than that cannot carry a covariance
+_MOST_CONTEXTS, _MANY_OF_EACH = 64, 32  # that have mixtures of their own; components of each
 _PATIENCE = 2  # numbers of components in a row that gain nothing
 _MIXTURE_ROWS = 20_000  # on which a mixture begins, and to which all rows are given in the end
 _LAST_ITERATIONS = 3
@@ -258,7 +260,7 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe
     """
     trial = _Trial.of(in_double(copy.deepcopy(flow)).eval(), train, held_out)
     tried: list[_Candidate] = []
-    for latent, lazy in _latent_candidates(trial, choice, seed):
+    for latent, lazy in _latent_candidates(trial, choice, train.c, seed):
         tried += trial.of_latent(latent, lazy, choice)
     if choice.latent == "flow" or (choice.latent == "auto" and _isotropic_suffices(tried)):
         lazy = fit_flow(trial.z, train.c, steps=choice.flow_steps, seed=seed)
@@ -297,6 +299,7 @@ class _Trial:
     held_out: Rows
     at: Tangent | None  # of the held-out rows; of no use where a flow is of the whole space
     held_out_codes: Float[Tensor, "k d"]
+    held_out_context: Context  # of these codes
     z: Float[Tensor, "n d"]
     residuals: Float[Tensor, "m D"]  # of the evenly spaced rows that `noise_codes` are the codes of
     sigma: float
@@ -312,7 +315,7 @@ class _Trial:
         residuals = some.x - by_chunks(flow.reconstruct, some)
         sigma = _sigma(flow, residuals if at is None else judges.x - at.x_hat)
         z, held_out_codes = by_chunks(flow.encode, train), by_chunks(flow.encode, codes)
-        return cls(flow, judges, at, held_out_codes, z, residuals, sigma)
+        return cls(flow, judges, at, held_out_codes, codes.c, z, residuals, sigma)
 
     @property
     def noise_codes(self) -> Float[Tensor, "m d"]:
@@ -425,19 +428,49 @@ def _isotropic_suffices(tried: list[_Candidate]) -> bool:
     return any(c.value > best - _FLOW_WITHIN for c in tried if c.part.kind == "isotropic")
 
 
-def _latent_candidates(trial: _Trial, choice: DensityRecipe, seed: int) -> Iterable[tuple[Part, LazyDistribution]]:
-    z = trial.z
+_Latents = Iterator[tuple[Part, LazyDistribution]]
+
+
+def _latent_candidates(trial: _Trial, choice: DensityRecipe, c: Context, seed: int) -> _Latents:
     if choice.latent in ("auto", "as trained"):
         yield Part(kind="as trained"), trial.flow.latent
-    counts = _COMPONENTS[:1] if choice.latent == "gaussian" else _COMPONENTS
     if choice.latent not in ("as trained", "flow"):
-        most = max(1, z.shape[0] // (_ROWS_PER_COMPONENT * z.shape[1]))
-        most = min(most, max(_MANY, z.shape[0] // _ROWS_FOR_MANY))
-        best, without = -math.inf, 0
-        for components in (k for k in counts if k <= most):
-            lazy = fit_mixture(z, components, seed=seed)
-            yield Part(kind="mixture", components=components), lazy
-            value = float(lazy().log_prob(trial.held_out_codes).detach().mean())
-            best, without = max(best, value), 0 if value > best else without + 1
-            if without == _PATIENCE:
-                break
+        counts = _COMPONENTS[:1] if choice.latent == "gaussian" else _COMPONENTS
+        yield from _while_better(trial, _of_all(trial.z, counts, seed))
+        if c is not None:
+            yield from _while_better(trial, _of_each(trial.z, c, counts, seed))
+
+
+def _while_better(trial: _Trial, candidates: _Latents) -> _Latents:
+    """The candidates until some in a row are no better for held-out codes."""
+    best, without = -math.inf, 0
+    for part, lazy in candidates:
+        yield part, lazy
+        value = float(lazy(trial.held_out_context).log_prob(trial.held_out_codes).detach().mean())
+        best, without = max(best, value), 0 if value > best else without + 1
+        if without == _PATIENCE:
+            break
+
+
+def _of_all(z: Float[Tensor, "n d"], counts: Sequence[int], seed: int) -> _Latents:
+    """Mixtures of more and more components."""
+    most = max(1, z.shape[0] // (_ROWS_PER_COMPONENT * z.shape[1]))
+    most = min(most, max(_MANY, z.shape[0] // _ROWS_FOR_MANY))
+    for components in (k for k in counts if k <= most):
+        yield Part(kind="mixture", components=components), fit_mixture(z, components, seed=seed)
+
+
+def _of_each(z: Float[Tensor, "n d"], c: Float[Tensor, "n C"], counts: Sequence[int], seed: int) -> _Latents:
+    """The same for each context, where these are few and each has rows enough."""
+    contexts, which = torch.unique(c, dim=0, return_inverse=True)
+    most = min(_MANY_OF_EACH, int(which.bincount().min()) // (_ROWS_PER_COMPONENT * z.shape[1]))
+    if not 1 < len(contexts) <= _MOST_CONTEXTS:
+        return
+    for components in (k for k in counts if k <= most):
+        size = {"contexts": len(contexts), "components": components}
+        lazy = latents.Mixtures(z.shape[1], c.shape[1], **size).to(z)
+        lazy.contexts = contexts.to(z)
+        each = [fit_mixture(z[which == k], components, seed=seed) for k in range(len(contexts))]
+        for name in ("logits", "means", "scale_tril"):
+            setattr(lazy, name, torch.stack([getattr(found, name) for found in each]))
+        yield Part(kind="mixtures", **size), lazy

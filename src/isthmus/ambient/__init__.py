@@ -39,6 +39,7 @@ from isthmus.ambient.noise import NOISES, ComponentNoise, IsotropicNoise, LowRan
 from isthmus.autodiff import jacobian
 from isthmus.errors import InputError
 from isthmus.flow import Context, Flow
+from isthmus.latents import Mixtures
 
 __all__ = [
     "NOISES",
@@ -365,8 +366,8 @@ class Ambient(nn.Module):
     def _gaussians(self, c: Context) -> Gaussians:
         """The latent's own Gaussian components, or the one Gaussian of its mean and covariance.
 
-        Where those depend on the context they are the ones at context 0, the mean of a standardised context: the same
-        for every row, whatever the others are.
+        Where those depend on the context they are the ones of all contexts together, or at context 0, the mean of a
+        standardised context: the same for every row, whatever the others are.
         """
         components = self._components(c)
         if components is not None:
@@ -374,6 +375,8 @@ class Ambient(nn.Module):
         device = next(self.noise.buffers()).device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
+            if isinstance(self.flow.latent, Mixtures):
+                c = None
             base = self.flow.base(None if c is None else c.new_zeros(1, c.shape[1]))
             z = base.sample(torch.Size([_MOMENT_DRAWS])).reshape(_MOMENT_DRAWS, self.flow.latent_dim)
         covariance = z.T.cov().reshape(1, z.shape[1], z.shape[1])

@@ -152,7 +152,7 @@ def citations(fitted: Fitted, evidence: Evidence, *, baselines: bool) -> list[st
     kind = "" if fitted.custom else recipe.flow.kind
     layers = kind == "bijective" and recipe.flow.options.get("transforms", 1) > 0
     transform = recipe.flow.options.get("transform", "nsf") if layers else None
-    mixture = fitted.latent.kind == "mixture" or len(fitted.metrics.get("density_candidates", [])) > 1
+    mixture = fitted.latent.kind in ("mixture", "mixtures") or len(fitted.metrics.get("density_candidates", [])) > 1
     used = {
         "sorrenson2024": isinstance(objective, FreeForm | ExactLikelihood),
         "rafae2026": isinstance(objective, FreeForm) and objective.surrogate == "conditional",

@@ -292,6 +292,7 @@ def _part(record: Mapping[str, Any]) -> str:
     kinds = {
         "as trained": "as trained",
         "mixture": "Gaussian mixture",
+        "mixtures": "one Gaussian mixture a context",
         "flow": "spline flow",
         "component": "one covariance a component",
         "low_rank": "one covariance of low rank a component",
