@@ -57,6 +57,14 @@ def test_every_kind_of_model_round_trips(text, tmp_path):
     assert_equal(fitted, load(save(fitted, tmp_path / "model")), c)
 
 
+def test_a_model_with_a_mixture_for_each_class_round_trips(tmp_path):
+    c = (torch.arange(60) % 2).double().unsqueeze(1)
+    recipe = QUICK.update(density={"latent": "mixture", "noise": "isotropic"})
+    fitted = fit(ROWS + 9 * c, c, recipe=recipe)
+    assert fitted.latent.kind == "mixtures"
+    assert_equal(fitted, load(save(fitted, tmp_path / "model")), c)
+
+
 def test_nothing_in_the_folder_is_a_pickle_and_the_schema_stays(fitted, tmp_path):
     schema, _ = Schema.learn(pd.DataFrame(ROWS.numpy(), columns=list("abcd")))
     folder = save(dataclasses.replace(fitted, schema=schema), tmp_path / "model")
