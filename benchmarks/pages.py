@@ -28,7 +28,6 @@ FIGURES = {
     "gradient_quality": "Cosine of surrogate and exact gradient along training",
     "singular_values": "Singular values of the decoder's Jacobian",
     "images_conditional": "Digits that the default drew, a line for each class that it was asked for",
-    "images_mnist": "Digits that the default drew, with the law of its codes that it chose",
     "speed_curves": "Time and memory of steps and of both changes of volume against d, D, batch and probes",
 }
 SHOWN = {
