@@ -106,7 +106,7 @@ def test_a_suite_extends_another():
 def test_methods_of_a_suite_differ_in_nothing_but_what_makes_them():
     runs = {run.cell["method"]: run.spec for run in Suite.read("images_mnist").runs([0])}
     ours = [runs.pop("default"), runs.pop("default_all_probed")]
-    assert runs["fif"]["recipe"]["training"].pop("learning_rate") == 1e-3  # twice that fails, see the suite's notes
+    assert runs["fif"]["recipe"]["training"].pop("learning_rate") == 1e-3  # the publication's
     rate, free = {"learning_rate": 2e-3}, {"noise": 0.01, "compile": True}
     for spec in runs.values():
         assert rate | spec["recipe"]["training"] | free == rate | runs["fif"]["recipe"]["training"]
