@@ -53,23 +53,6 @@ def test_the_total_is_the_sum_of_its_parts(name, weight):
     )
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_warm_up_starts_with_the_gradient_of_weight_0(name):
-    flow, (x, c) = PAIRS["mlp given c"].flow(), PAIRS["mlp given c"].data()
-    parameters = [*flow.encoder.parameters(), *flow.decoder.parameters()]
-    totals = ALL[name].start(flow, x, c), ALL[name](flow, x, c, 0.0).total
-    torch.testing.assert_close(*totals, **CLOSE)
-    for started, full in zip(*(torch.autograd.grad(total.sum(), parameters) for total in totals), strict=True):
-        torch.testing.assert_close(started, full, **CLOSE)
-
-
-def test_a_warm_up_starts_without_products_with_jacobians(monkeypatch):
-    flow, (x, _) = PAIRS["mlp"].flow(), PAIRS["mlp"].data()
-    objective = FreeForm(3.0)
-    monkeypatch.setattr(objective, "estimator", None)
-    assert objective.start(flow, x).shape == x.shape[:1]
-
-
 @pytest.mark.parametrize("name", ["freeform, encoder", "freeform, decoder", "exact", "rectangular"])
 @pytest.mark.parametrize("pair", ["mlp", "user given c", "legacy"])
 def test_the_gradient_of_the_whole_loss_is_that_of_the_formula(pair, name):

@@ -193,9 +193,6 @@ class Failing(FreeForm):
         self.calls += 1
         return terms._replace(total=terms.total * math.nan) if self.bad(self.calls) else terms
 
-    def start(self, flow, x, c=None):
-        return self(flow, x, c, 0.0).total
-
 
 @pytest.mark.parametrize(
     ("bad", "skipped", "retreats"),

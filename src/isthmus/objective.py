@@ -12,7 +12,7 @@ objectives: only its gradient means anything; it is named `surrogate` in `parts`
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -71,13 +71,10 @@ class Objective(ABC):
     Attributes:
         beta: the number, with `auto` where it begins, of a range the highest.
         beta_range: the range, or None.
-        reconstructs: whether nothing but `beta |x - x_hat|^2` is left at weight 0, and nothing else need be computed.
 
     Raises:
         InputError: beta is not positive.
     """
-
-    reconstructs: ClassVar[bool] = False
 
     def __init__(self, beta: Beta) -> None:
         self.beta_follows = beta == "auto"
@@ -90,12 +87,6 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
         """Per-row terms at data `x` (batch, D), the likelihood multiplied by `weight`."""
-
-    def start(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
-        """The total at weight 0, with which a warm-up begins, at the price of an autoencoder where `reconstructs`."""
-        if not self.reconstructs:
-            return self(flow, x, c, 0.0).total
-        return self.betas(flow, x, c) * (x - flow.reconstruct(x, c)).square().sum(1)
 
     def betas(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None) -> Weight:
         """The weight of the squared error: `beta`, or where that is a range one a row, (batch,), by its last level.
@@ -146,8 +137,6 @@ class FreeForm(Objective):
         ['latent', 'reconstruction', 'surrogate']
     """
 
-    reconstructs = True
-
     def __init__(self, beta: Beta = "auto", surrogate: str = "conditional", K: int = 1, probed: float = 1.0) -> None:
         if surrogate not in SURROGATES:
             raise InputError(f"expected a surrogate among {', '.join(SURROGATES)}; got {surrogate!r}; choose one")
@@ -192,8 +181,6 @@ class ExactLikelihood(Objective):
         tensor(5.)
     """
 
-    reconstructs = True
-
     def __init__(self, beta: Beta = "auto", side: str = "encoder") -> None:
         if side != "encoder":
             raise InputError(
@@ -224,8 +211,6 @@ class RectangularLikelihood(Objective):
         >>> RectangularLikelihood(K=2).K
         2
     """
-
-    reconstructs = True
 
     def __init__(
         self,

@@ -168,11 +168,7 @@ class Trainee(lightning.LightningModule):
         """Mean objective of a batch with fresh noise."""
         x, c, w = batch
         x, c = self._told(x, c) if self.levels else (x + self.noise * torch.randn_like(x), c)
-        weight = self._likelihood_weight()
-        if weight == 0 and self.objective.reconstructs:
-            total = self.objective.start(self.flow, x, c)
-        else:
-            total = self._total(x, c, torch.tensor(weight, dtype=x.dtype, device=x.device))
+        total = self._total(x, c, torch.tensor(self._likelihood_weight(), dtype=x.dtype, device=x.device))
         return total.mean() if w is None else (w * total).mean()
 
     def _told(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
