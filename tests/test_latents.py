@@ -74,6 +74,13 @@ def test_each_context_has_a_mixture_of_its_own_and_another_that_of_the_nearest()
         own.logits, own.means, own.scale_tril = lazy.logits[j], lazy.means[j], lazy.scale_tril[j]
         for value in near:
             torch.testing.assert_close(lazy(torch.full((6, 1), value).double()).log_prob(z), own().log_prob(z))
+    mixed = lazy(torch.tensor([[-1.0], [1.0], [-1.0], [1.0], [-1.0], [1.0]]).double())
+    alone = [lazy(c.expand(6, 1)).log_prob(z) for c in lazy.contexts]
+    torch.testing.assert_close(mixed.log_prob(z), torch.stack(alone)[[0, 1] * 3, range(6)])
+    drawn = mixed.sample(torch.Size([20_000]))
+    for j in range(2):
+        expected = lazy.logits[j].softmax(0) @ lazy.means[j]
+        torch.testing.assert_close(drawn[:, j::2].mean((0, 1)), expected, rtol=0, atol=0.05)
     both = torch.stack([lazy(c.expand(6, 1)).log_prob(z) for c in lazy.contexts])
     torch.testing.assert_close(lazy().log_prob(z), both.logsumexp(0) - math.log(2))
 

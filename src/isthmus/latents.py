@@ -14,7 +14,15 @@ import zuko
 from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import AffineTransform, Chi2, Distribution, MultivariateNormal, Transform, constraints
+from torch.distributions import (
+    AffineTransform,
+    Categorical,
+    Chi2,
+    Distribution,
+    MultivariateNormal,
+    Transform,
+    constraints,
+)
 from zuko.distributions import DiagNormal, Mixture
 from zuko.lazy import Flow, LazyDistribution, UnconditionalDistribution, UnconditionalTransform
 
@@ -166,8 +174,32 @@ class Mixtures(LazyDistribution):
         if c is None:
             log_weights = self.logits.log_softmax(1) - math.log(len(self.logits))
             return _gaussian_mixture(log_weights.flatten(), self.means.flatten(0, 1), self.scale_tril.flatten(0, 1))
-        nearest = torch.cdist(c, self.contexts.to(c)).argmin(1)
-        return _gaussian_mixture(self.logits[nearest], self.means[nearest], self.scale_tril[nearest])
+        return _MixtureOfEach(self, torch.cdist(c, self.contexts.to(c)).argmin(1))
+
+
+class _MixtureOfEach(Distribution):
+    """The mixture of each of n rows: a context at a time, since a copy of its mixture for every row takes gigabytes."""
+
+    support = constraints.real_vector
+    arg_constraints = {}  # noqa: RUF012 (torch's own convention)
+
+    def __init__(self, of: Mixtures, index: Tensor) -> None:
+        self.of, self.index = of, index
+        super().__init__(index.shape, of.means.shape[-1:], validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n"]:
+        """Log density in nats."""
+        found = value.new_empty(value.shape[:-1])
+        for j in self.index.unique().tolist():
+            rows, own = self.index == j, (self.of.logits[j], self.of.means[j], self.of.scale_tril[j])
+            found[..., rows] = _gaussian_mixture(*own).log_prob(value[..., rows, :])
+        return found
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*batch n d"]:
+        """One draw for each row, (*sample_shape, n, d)."""
+        k = Categorical(logits=self.of.logits[self.index]).sample(torch.Size(sample_shape))
+        means, tril = self.of.means[self.index, k], self.of.scale_tril[self.index, k]
+        return means + (tril @ torch.randn_like(means).unsqueeze(-1)).squeeze(-1)
 
 
 def mixtures(
