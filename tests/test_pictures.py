@@ -165,6 +165,9 @@ def test_what_cannot_be_said_of_images_is_told(made, tmp_path, capsys):
         (["sample", made / "model", "-n", "2", "-o", tmp_path / "s.png"], "a value for each of 'label'"),
         (["sample", made / "model", "-n", "2", "--given", "label=up", "-o", tmp_path / "s.png"], "one of the levels"),
         (["sample", made / "model", "-n", "2", "--given", "label=left", "-o", tmp_path / "s.jpg"], ".png"),
+        (["sample", made / "model", "-n", "2", "--given", "label=left", "-o", tmp_path / "s.csv"], ".npz or .png file"),
+        (["sample", made / "model", "-n", "2", "--given", "label=left", "-o", tmp_path / "s.npy"], "s.npy'; name one"),
+        (["sample", made / "model", "-n", "2", "--given", "label=left"], "got standard output, which is CSV"),
         (["grids", made / "model", made / "images", "-o", tmp_path / "gone"], "expected an existing folder"),
         (["fit", tmp_path, "-o", tmp_path / "m"], "Parquet"),
     ):

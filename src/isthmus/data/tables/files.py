@@ -270,6 +270,7 @@ def _read_standard(_: Path) -> pd.DataFrame:
 class _Format(NamedTuple):
     read: Callable[[Path], pd.DataFrame]
     write: Callable[[pd.DataFrame, io.BufferedIOBase], None]
+    images: bool = False  # whether a column of images can be written
 
 
 FORMATS: dict[str, _Format] = {
@@ -280,8 +281,8 @@ FORMATS: dict[str, _Format] = {
     ".feather": _Format(_read_feather, _write_feather),
     ".arrow": _Format(_read_feather, _write_feather),
     ".npy": _Format(_read_numpy, _write_npy),
-    ".npz": _Format(_read_numpy, _write_npz),
-    ".png": _Format(_read_png, _write_png),
+    ".npz": _Format(_read_numpy, _write_npz, images=True),
+    ".png": _Format(_read_png, _write_png, images=True),
 }
 """Suffix -> reader and writer; a new format is one line here."""
 
@@ -370,6 +371,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return named(frame, f" in {shown}")
 
 
+def _refuse_images(frame: pd.DataFrame, where: str) -> None:
+    images = [name for name, series in frame.items() if _is_images(series)]
+    if images:
+        takers = " or ".join(suffix for suffix, form in FORMATS.items() if form.images)
+        raise InputError(f"expected a {takers} file for the images in {quoted(*images)}; got {where}; name one")
+
+
 def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
     """Writes a table to a file, in the format that its suffix names, at full precision and without its index.
 
@@ -390,6 +398,7 @@ def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
     """
     frame = named(frame)
     if path is None or str(path) == "-":
+        _refuse_images(frame, "standard output, which is CSV")
         buffer = io.BytesIO()
         with explained("a table to write as CSV", "convert its columns or write another format"):
             _write_csv(frame, buffer)
@@ -397,6 +406,8 @@ def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
         return
     path = Path(path)
     form, shown = _format(path), shown_path(path)
+    if not form.images:
+        _refuse_images(frame, shown)
     if not os.path.isdir(path.parent):
         raise InputError(f"expected an existing folder for {shown}; got {shown_path(path.parent)}; create it first")
     part = path.with_name(f".{uuid.uuid4().hex}.part")
