@@ -27,7 +27,7 @@ FIGURES = {
     "hutchinson_variance": "Variance of the trace estimate and error of the gradient",
     "gradient_quality": "Cosine of surrogate and exact gradient along training",
     "singular_values": "Singular values of the decoder's Jacobian",
-    "images_conditional": "Digits that the default drew, a line for each class that it was asked for",
+    "images_conditional": "Digits and clothing that the default drew, a line for each class that it was asked for",
     "speed_curves": "Time and memory of steps and of both changes of volume against d, D, batch and probes",
 }
 SHOWN = {
