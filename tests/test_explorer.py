@@ -3,8 +3,8 @@ do, whom its server refuses, and every mistake in one line.
 """
 
 import _thread
-import asyncio
 import dataclasses
+import http.client
 import io
 import math
 import re
@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from contextlib import closing
 
 import numpy as np
 import pandas as pd
@@ -25,8 +27,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
-from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.websocket import websocket_connect
 
 import isthmus
 from explorations import NASTY, QUICK, digits, fitted_to, mixed, serving
@@ -493,18 +493,19 @@ def test_with_the_token_page_and_download_come(address, tables):
     [("http://127.0.0.1:{port}", 101), ("http://127.0.0.1:1", 403), ("https://example.org", 403)],
 )
 def test_connections_from_other_origins_are_refused(address, origin, expected):
-    port = address.split(":")[2].split("/")[0]
-    url = address.replace("http:", "ws:").replace("/?", "/ws?")
-    request = HTTPRequest(url, headers={"Origin": origin.format(port=port)})
-
-    async def connected():
-        try:
-            (await websocket_connect(request, subprotocols=["bokeh", "none"])).close()
-        except HTTPClientError as error:
-            return error.code
-        return 101
-
-    assert asyncio.run(connected()) == expected
+    url = urllib.parse.urlsplit(address)
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Protocol": "bokeh, none",
+        "Sec-WebSocket-Version": "13",
+        "Origin": origin.format(port=url.port),
+    }
+    with closing(http.client.HTTPConnection(url.hostname, url.port, timeout=30)) as connection:
+        connection.request("GET", f"/ws?{url.query}", headers=upgrade)
+        with connection.getresponse() as answer:
+            assert answer.status == expected
 
 
 def test_what_the_environment_says_of_bokeh_changes_none_of_it(address, monkeypatch):
