@@ -18,14 +18,16 @@ R^D. The encoder only says where to look. Two evaluations, both deterministic, b
 * `importance_sampled`: the same Gaussians, N(z0 + M_k^-1 b_k, M_k^-1), slightly widened and with a broad component
   beside them, as proposal for the true integral over z. Its ratio to the linearised model's own integral, sampled at
   the same fixed quasi-random points, corrects the linearised value; so it is exact for a linear decoder too, and a
-  row's value never depends on the other rows.
+  row's value never depends on the other rows. Where the tangent at f(x) is wrong by more than a nat about what the
+  decoder gives at the posterior's mean, it is taken again nearer to the mode: Gauss-Newton steps, damped where they
+  go too far. An encoder that is off, or a decoder much curved in many dimensions, then costs time and not the value.
 
 With a linear decoder both equal probabilistic PCA, or with a mixture a mixture of factor analysers.
 """
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, final
 
 import torch
@@ -68,6 +70,11 @@ _ACTIVATIONS = 32  # numbers inside a decoder for each number of its Jacobian
 _WIDENING = 1.1
 _DEFENSIVE_SHARE = 0.1
 _DEFENSIVE_WIDENING = 1.25
+
+# Where a tangent is wrong by more than so many nats at its own mean, it is taken again, at most so many times, at the
+# best of these shares of the way there.
+_WRONG, _MOST_MOVES = 1.0, 4
+_SHARES = (0.0, 1.0, 0.5, 0.25, 0.125, 0.0625)
 
 _CANDIDATES = 16  # codes a row where only likely ones are kept
 
@@ -122,11 +129,16 @@ def tangent(flow: Flow, x: Float[Tensor, "batch D"], c: Context = None) -> Tange
         >>> tangent(flow, torch.zeros(5, 3)).J.shape
         torch.Size([5, 3, 2])
     """
+    return _tangent(flow, x, c, flow.encode)
+
+
+def _tangent(flow: Flow, rows: Tensor, c: Context, encode: Callable[[Tensor, Context], Tensor]) -> Tangent:
+    """The decoder linearised at `encode(rows, c)`, a few rows at a time."""
     at_once = max(1, _CHUNK_NUMBERS // (_ACTIVATIONS * flow.data_dim * flow.latent_dim))
     contexts = itertools.repeat(None) if c is None else c.split(at_once)
     parts = []
-    for some, given in zip(x.split(at_once), contexts, strict=False):
-        z = flow.encode(some, given)
+    for some, given in zip(rows.split(at_once), contexts, strict=False):
+        z = encode(some, given)
         parts.append((z, *jacobian(flow.maps(given)[1], z, outputs=flow.data_dim)))
     return Tangent(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -336,15 +348,50 @@ class Ambient(nn.Module):
         return log_joint[:, 0] + log_ratio.logsumexp(1) - math.log(points.shape[0])
 
     def _sampled(self, x: Tensor, c: Context, at: Tangent, prior: Gaussians, points: Float[Tensor, "S d1"]) -> Estimate:
-        posterior = self._posterior(x, at, prior)
+        posterior = self._settled(x, c, at, prior)
         z, log_q, log_linear = _propose(posterior, _broad(prior), points)
+        return _correct(posterior.log_joint.logsumexp(1), self._log_joint(x, z, c) - log_q, log_linear - log_q)
+
+    def _settled(self, x: Tensor, c: Context, at: Tangent, prior: Gaussians, moves: int = _MOST_MOVES) -> _Posterior:
+        """The posterior of each row, its tangent taken again where it is wrong, at most so many times."""
+        posterior = self._posterior(x, at, prior)
+        if not moves:
+            return posterior
+        index, z = self._nearer(x, c, at, posterior)
+        if not len(index):
+            return posterior
+        given = None if c is None else c[index]
+        anew = self._settled(x[index], given, _tangent(self.flow, z, given, lambda z, _: z), prior, moves - 1)
+        return _Posterior(*(old.index_copy(0, index, new) for old, new in zip(posterior, anew, strict=True)))
+
+    def _nearer(
+        self, x: Tensor, c: Context, at: Tangent, posterior: _Posterior
+    ) -> tuple[Int[Tensor, " moved"], Float[Tensor, "moved d"]]:
+        """Rows whose tangent is wrong at its own mean, and likelier codes on the way there."""
+        k = posterior.log_joint.argmax(1)
+        shift = posterior.mean[torch.arange(len(x), device=k.device), k] - at.z
+        promised = x - at.x_hat - (at.J @ shift.unsqueeze(2)).squeeze(2)
+        kept = x - self.flow.decode(at.z + shift, c)
+        excess = self.noise.whiten(kept).square().sum(2) - self.noise.whiten(promised).square().sum(2)  # batch K
+        excess = excess.gather(1, k.clamp_max(excess.shape[1] - 1).unsqueeze(1)).squeeze(1)
+        index = (0.5 * excess.abs() > _WRONG).nonzero().squeeze(1)
+        if not len(index):
+            return index, at.z[index]
+        shares = x.new_tensor(_SHARES).unsqueeze(1)
+        z = at.z[index].unsqueeze(1) + shares * shift[index].unsqueeze(1)  # moved S d
+        log_joint = self._log_joint(x[index], z, None if c is None else c[index]).nan_to_num(nan=-torch.inf)
+        best = log_joint.argmax(1)
+        moved = best > 0
+        return index[moved], z[moved, best[moved]]
+
+    def _log_joint(self, x: Tensor, z: Float[Tensor, "batch S d"], c: Context) -> Float[Tensor, "batch S"]:
+        """Log of p(x, z) at several codes a row."""
         batch, S, _ = z.shape
         repeated = None if c is None else c.repeat_interleave(S, 0)
         x_hat = self.flow.decode(z.flatten(0, 1), repeated).unflatten(0, (batch, S))
         r = self.noise.whiten(x.unsqueeze(1) - x_hat).square().sum(3)  # batch S K
         log_noise = -0.5 * r - self.noise.half_log_det() - 0.5 * self.flow.data_dim * LOG_2PI
-        log_p = (self._log_latent(z, repeated) + log_noise).logsumexp(2)
-        return _correct(posterior.log_joint.logsumexp(1), log_p - log_q, log_linear - log_q)
+        return (self._log_latent(z, repeated) + log_noise).logsumexp(2)
 
     def _log_latent(
         self, z: Float[Tensor, "batch S d"], c: Float[Tensor, "points C"] | None
