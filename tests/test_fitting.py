@@ -295,11 +295,11 @@ def test_rows_that_were_trained_on_are_no_judges(n, warned):
     ("sections", "probed"),
     [
         ({}, None),
-        ({"columns": {"image": [1, 2, 2]}}, 0.25),
+        ({"columns": {"image": [1, 2, 2]}}, 1 / 16),
         ({"columns": {"image": [1, 2, 2]}, "objective": {"kind": "freeform", "probed": 1.0}}, 1.0),
         ({"columns": {"image": [1, 2, 2]}, "objective": {"kind": "reconstruction"}}, None),
     ],
 )
-def test_a_quarter_of_a_batch_of_images_carries_probes_unless_the_recipe_says_otherwise(sections, probed):
+def test_a_sixteenth_of_a_batch_of_images_carries_probes_unless_the_recipe_says_otherwise(sections, probed):
     found = fit(table(40, 4), recipe=QUICK.update(training={"max_steps": 2}).update(**sections)).recipe
     assert found.objective.options.get("probed") == probed

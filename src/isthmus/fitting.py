@@ -45,7 +45,7 @@ _FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported; 
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
 _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256 learn the rows themselves
-_PROBED_IMAGES = 0.25  # of a batch: their products are nearly all of a step, and better digits come of more steps
+_PROBED_IMAGES = 1 / 16  # of a batch: their products are most of a step, and better digits come of more steps
 _TRIAL_STEPS = 1_200  # after half as many curves seem to gain on POWER, where after 10,000 they lose 0.2 nats
 _SAMPLES = 5_000  # drawn after a trial, at most
 _SIGNIFICANT = 1.645  # standard errors, one-sided at 5 %
@@ -358,7 +358,7 @@ def _fitting(flow: Flow, rows: Rows) -> Flow:
 def _sized(recipe: Recipe, n: int) -> Recipe:
     """The recipe with what follows from the data where it leaves that open.
 
-    Networks get the shape of the images, and are narrower for few rows; of images a quarter of a batch carries probes.
+    Networks get the shape of the images, and are narrower for few rows; of images a sixteenth of a batch has probes.
     """
     network, objective, image = recipe.flow.network, recipe.objective, recipe.columns.image
     networks = {"shape": image, "width": _NARROW if n < _FEW_ROWS else None}
