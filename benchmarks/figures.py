@@ -1,9 +1,10 @@
 """Figures of the suites' results, as docs/figures/NAME.png, each with a sentence of what is to be seen in it.
 
-    python -m benchmarks.figures [NAME ...] [--results FOLDER] [--out FOLDER]
+    python -m benchmarks.figures [NAME ...] [--results FOLDER] [--grids FOLDER] [--out FOLDER]
 
 Lines are means over seeds, bars reach from the smallest to the largest. Only results of the suites as they stand
-count. Names are those of `FIGURES`; by default all whose results are there.
+count. Names are those of `FIGURES` and of `GRIDS`, pictures of samples that runs leave in `build/grids`; by default all
+that there is something to draw of.
 """
 
 import argparse
@@ -14,14 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.images import GRIDS as DRAWN
 from benchmarks.run import RESULTS, read
 from benchmarks.speed.curves import AXES, QUANTITIES, exponent
 from benchmarks.suites import Suite
 from benchmarks.suites import names as suites
 from benchmarks.tables import Found
+from isthmus.data.tables.pictures import png_grid, read_image, write_png
 from isthmus.plots.style import COLORS, GREY, INK, Picture, canvas, log_scale, number, styled
 
-__all__ = ["FIGURES", "frame"]
+__all__ = ["FIGURES", "GRIDS", "frame", "joined", "pictures"]
 
 OUT = Path(__file__).parents[1] / "docs" / "figures"
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -325,6 +328,19 @@ FIGURES: dict[str, tuple[str, Drawing]] = {
     "speed_curves": ("speed_curves", speed_curves),
 }
 
+# Name of the figure: the samples that runs drew, side by side.
+GRIDS = {"images_conditional": ("conditional-mnist-own-0", "conditional-fashion_mnist-own-0")}
+_BETWEEN = 12  # pixels
+
+
+def joined(names: Sequence[str], folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The pictures of those names whose samples are all in the folder."""
+    for name in names:
+        files = [folder / f"{grid}.png" for grid in GRIDS[name]]
+        if all(file.exists() for file in files):
+            images = np.stack([read_image(file).transpose(2, 0, 1) for file in files])
+            yield name, png_grid(images, len(files), gap=_BETWEEN)
+
 
 def pictures(names: Sequence[str], results: Path) -> Iterator[tuple[str, Picture]]:
     """The figures of those names that have results."""
@@ -340,15 +356,21 @@ def pictures(names: Sequence[str], results: Path) -> Iterator[tuple[str, Picture
 def main() -> None:
     """Draw what there is, and print what is to be seen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FIGURES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*FIGURES, *GRIDS]))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--grids", type=Path, default=DRAWN)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    unknown = set(options.names) - set(FIGURES)
+    known = [*FIGURES, *GRIDS]
+    unknown = set(options.names) - set(known)
     if unknown:
-        parser.error(f"expected names among {', '.join(FIGURES)}; got {', '.join(sorted(unknown))}; correct them")
+        parser.error(f"expected names among {', '.join(known)}; got {', '.join(sorted(unknown))}; correct them")
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures(options.names or list(FIGURES), options.results):
+    asked = options.names or known
+    for name, grid in joined([name for name in asked if name in GRIDS], options.grids):
+        write_png(grid, options.out / f"{name}.png")
+        print(f"{options.out / name}.png")
+    for name, picture in pictures([name for name in asked if name in FIGURES], options.results):
         (options.out / f"{name}.png").write_bytes(picture.png())
         print(f"{options.out / name}.png: {picture.alt}")
 

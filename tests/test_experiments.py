@@ -14,7 +14,7 @@ from benchmarks.experiments import toy_pathology as strip
 from benchmarks.experiments.gradients import cosines
 from benchmarks.experiments.probing import compared, reached
 from benchmarks.experiments.spectra import effective_dimension
-from benchmarks.figures import FIGURES, pictures
+from benchmarks.figures import FIGURES, GRIDS, joined, pictures
 from benchmarks.run import fingerprint
 from benchmarks.suites import Suite, matches
 from benchmarks.tables import Found, tables
@@ -300,6 +300,17 @@ def test_figures_are_images_that_fit_a_page_and_say_what_they_show(results):
         assert 0.002 < (np.asarray(image.convert("L")) < 200).mean() < 0.9
         assert any(character.isdigit() for character in picture.alt)
         assert "nan" not in picture.alt
+
+
+def test_grids_of_samples_are_joined_where_all_are_there(tmp_path):
+    first, second = GRIDS["images_conditional"]
+    Image.fromarray(np.full((90, 60), 50, np.uint8)).save(tmp_path / f"{first}.png")
+    assert not list(joined(list(GRIDS), tmp_path))
+    Image.fromarray(np.full((90, 60), 150, np.uint8)).save(tmp_path / f"{second}.png")
+    ((name, image),) = joined(list(GRIDS), tmp_path)
+    assert name == "images_conditional"
+    left, right = image[:, : image.shape[1] // 2], image[:, image.shape[1] // 2 :]
+    assert [sorted(set(half.flatten().tolist())) for half in (left, right)] == [[50, 255], [150, 255]]
 
 
 def test_the_transition_is_drawn_with_the_published_points(tmp_path):
