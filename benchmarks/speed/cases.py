@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.networks import residual_pair
+from isthmus.networks import convolutional_pair, residual_pair
 
 __all__ = ["CASES", "Case", "Setting"]
 
@@ -91,6 +91,11 @@ def convolutional() -> Pair:
     return nn.Sequential(encoder, code[0]), nn.Sequential(code[1], decoder)
 
 
+def digits() -> Pair:
+    """The networks of the suites of images: those of the paper with GroupNorm, at half their channels."""
+    return convolutional_pair(784, 16, shape=(1, 28, 28), channels=16, blocks=2, width=256)
+
+
 def _targets(ours: float, reference: float, memory: float, probed: float | None = None) -> dict[str, float]:
     found = {"ours_over_autoencoder": ours, "reference_over_ours": reference, "memory_over_autoencoder": memory}
     return found if probed is None else found | {"part_probed_over_autoencoder": probed}
@@ -103,6 +108,9 @@ CASES = {
     "POWER 6->3 B512": Case(lambda: residual_pair(6, 3), 6, 3, 512, targets=_TABLE),
     "MINIBOONE 43->21 B512": Case(
         lambda: residual_pair(43, 21), 43, 21, 512, targets=_TABLE | {"log_likelihood_over_vmap": 3.0}
+    ),
+    "digits 784->16 B128": Case(
+        digits, 784, 16, 128, probed=1 / 16, targets={"default_part_probed_over_autoencoder": 1.6}
     ),
     "MNIST conv B64": Case(convolutional, 784, 16, 64, targets=_IMAGES),
     "MNIST conv B512": Case(convolutional, 784, 16, 512, targets=_IMAGES),

@@ -10,11 +10,17 @@ __all__ = ["block", "plain"]
 
 Record = Mapping[str, Any]
 
-AT_MOST = ("ours_over_autoencoder", "part_probed_over_autoencoder", "memory_over_autoencoder")
+AT_MOST = (
+    "ours_over_autoencoder",
+    "part_probed_over_autoencoder",
+    "default_part_probed_over_autoencoder",
+    "memory_over_autoencoder",
+)
 RATIOS = {
     "ours_over_autoencoder": "ours / autoencoder",
     "part_probed_over_autoencoder": "part probed / autoencoder",
     "default_over_autoencoder": "default / autoencoder",
+    "default_part_probed_over_autoencoder": "default, part probed / autoencoder",
     "reference_over_ours": "research form / ours",
     "research_code_over_ours": "research code / ours",
     "memory_over_autoencoder": "memory, ours / autoencoder",
