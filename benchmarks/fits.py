@@ -6,15 +6,15 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
+from isthmus.density import Ambient
 from torch import Tensor
 
 from benchmarks.experiments.setting import Spec, Value
-from isthmus.ambient import Ambient
 from isthmus.data import DATASETS, Dataset
 from isthmus.fitting import fit, rows_again
 from isthmus.flow import Context
 from isthmus.model import Model
-from isthmus.recipe import DensityRecipe, Recipe
+from isthmus.recipe import RefitRecipe, Recipe
 from isthmus.refit import refit_density
 from isthmus.store import Fitted
 
@@ -75,8 +75,8 @@ def refitted(found: Fitted, X: Tensor, c: Context, density: Spec, seed: int) -> 
     if not density:
         return found.model, {"latent": _kind(found.latent), "noise": _kind(found.noise)}
     train, held_out = rows_again(found, X, c)
-    refit = refit_density(found.model.flow, train, held_out, DensityRecipe(**density), seed=seed)
-    ambient = Ambient(refit.ambient.flow, refit.ambient.noise)
+    refit = refit_density(found.model.flow, train, held_out, RefitRecipe(**density), seed=seed)
+    ambient = Ambient(refit.density.flow, refit.density.noise)
     model = Model(ambient, found.model.columns, found.model.context_columns)
     return model, {"latent": _kind(refit.latent), "noise": _kind(refit.noise)}
 

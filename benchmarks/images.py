@@ -221,7 +221,7 @@ def _reconstructed(model: Model, judge: Judge, c: Context, spec: Spec) -> dict[s
 def _bits(model: Model, test: Tensor, c: Context, rows: int) -> dict[str, Value]:
     """Bits per dimension of some test images."""
     x = thinned(test, rows).double()
-    bits = Pixels().bits_per_dimension(model.importance_sampled(x, thinned(c, rows)).value, x)
+    bits = Pixels().bits_per_dimension(model.estimate(x, thinned(c, rows)).value, x)
     return {"bits": finite(float(bits.mean())), "bits_error": finite(float(bits.std() / len(bits) ** 0.5))}
 
 

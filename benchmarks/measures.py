@@ -83,7 +83,7 @@ def _sample_metrics(model: Model, test: Tensor, seed: int) -> dict[str, Value]:
 def _likelihoods(model: Model, test: Tensor) -> dict[str, Value]:
     """Exact manifold density and both evaluations of the ambient one, of test rows, in nats."""
     rows = thinned(test, _SCORED_ROWS).double()
-    sampled = model.importance_sampled(thinned(test, _SAMPLED_ROWS).double())
+    sampled = model.estimate(thinned(test, _SAMPLED_ROWS).double())
     values = sampled.value.tolist()
     return {
         "manifold_nll": -float(model.log_prob(rows, density="manifold").mean()),

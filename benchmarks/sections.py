@@ -157,7 +157,7 @@ def autoencoder_on_table(name: str, seed: int, isthmus: Record, *, latent: str) 
         flow={"latent_dim": isthmus["latent_dim"]},
         objective={"kind": "reconstruction"},
         training={"max_steps": isthmus["steps"]},
-        density={"latent": latent, "noise": "isotropic"},
+        refit={"latent": latent, "noise": "isotropic"},
     )
     fitted, record = fitted_record(split.raw, recipe)
     return record | scored(fitted, split)

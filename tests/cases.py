@@ -186,7 +186,7 @@ DIMENSIONS = {"d < D": (5, 2, 0), "d = 1": (3, 1, 0), "d = D": (3, 3, 0), "given
 
 def fits(name, D, d):
     """Whether a flow exists at these dimensions."""
-    return d == D or not FLOWS[name].whole_space
+    return d == D or not FLOWS[name].exact
 
 
 def modules_of(name, D, d, C=0):

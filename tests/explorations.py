@@ -15,7 +15,7 @@ from isthmus.data.tables import Schema
 from isthmus.explorer import server_class
 
 NASTY = '<img src=x onerror="alert(1)">'
-QUICK = {"training": {"max_steps": 20, "validations": 1}, "density": {"latent": "gaussian", "noise": "isotropic"}}
+QUICK = {"training": {"max_steps": 20, "validations": 1}, "refit": {"latent": "gaussian", "noise": "isotropic"}}
 
 
 @functools.cache

@@ -9,9 +9,8 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 from cases import descend, make_flow, randn
-from isthmus import ambient
-from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise, gaussian_components, log_normal, tangent
 from isthmus.data import DATASETS
+from isthmus.density import Ambient, ComponentNoise, IsotropicNoise, ambient, gaussian_components, log_normal, tangent
 from isthmus.errors import InputError
 from isthmus.flows import FreeFormFlow
 from isthmus.latents import LATENTS, mixture
@@ -71,7 +70,7 @@ def test_principal_components_have_the_likelihood_of_scikit_learn(D, d):
     model = Ambient(linear_flow(V * (variances - sigma2).sqrt(), torch.as_tensor(pca.mean_)), isotropic(D, sigma2**0.5))
     expected = torch.as_tensor(pca.score_samples(X.numpy()))
     torch.testing.assert_close(model.linearised(X), expected, **EXACT)
-    value, error = model.importance_sampled(X, n_points=16)
+    value, error = model.estimate(X, n_points=16)
     torch.testing.assert_close(value, expected, **EXACT)
     assert float(error.max()) < 1e-8
 
@@ -88,14 +87,7 @@ def test_mixtures_are_mixtures_of_factor_analysers(D, d, K, noise):
     parts = MultivariateNormal(latent.means @ B.T + b, B @ tril @ tril.mT @ B.T + covariances)
     joint = latent.logits.log_softmax(0) + parts.log_prob(x.unsqueeze(1))
     torch.testing.assert_close(model.linearised(x), joint.logsumexp(1), **EXACT)
-    torch.testing.assert_close(model.importance_sampled(x, n_points=32).value, joint.logsumexp(1), **EXACT)
-
-    # the mean code by Bayes' rule, component by component
-    S = (tril @ tril.mT).expand(30, K, d, d)
-    gain = S @ B.T @ torch.linalg.inv(parts.covariance_matrix)
-    means = latent.means + (gain @ (x.unsqueeze(1) - parts.loc).unsqueeze(3)).squeeze(3)
-    expected = (joint.softmax(1).unsqueeze(2) * means).sum(1)
-    torch.testing.assert_close(model.posterior_mean(x), expected, **EXACT)
+    torch.testing.assert_close(model.estimate(x, n_points=32).value, joint.logsumexp(1), **EXACT)
 
     drawn, n = model.sample(20_000), 20_000
     w = latent.logits.softmax(0)
@@ -134,8 +126,8 @@ def test_a_trained_model_integrates_to_one_and_never_beats_the_truth(sine, fit):
     assert (sigma < 0.13) is (fit == "good")
     reach = data.train.abs().amax(0) + 5 * sigma
     points, cell = plane(-reach, reach, 0.6 * sigma)
-    assert float(model.importance_sampled(points, n_points=64).value.exp().sum() * cell) == pytest.approx(1, abs=0.01)
-    linearised, (sampled, error) = model.linearised(x), model.importance_sampled(x)
+    assert float(model.estimate(points, n_points=64).value.exp().sum() * cell) == pytest.approx(1, abs=0.01)
+    linearised, (sampled, error) = model.linearised(x), model.estimate(x)
     for value in (sampled, linearised) if fit == "good" else (sampled,):
         excess = value - data.log_prob(x)
         assert float(excess.mean()) < 3 * float(excess.std()) / 1000**0.5
@@ -155,10 +147,10 @@ def test_importance_sampling_tends_to_the_integral_over_the_codes(sine):
                 x.unsqueeze(1) - model.flow.decode(z)
             )
             truth = (log_noise + model.flow.base().log_prob(z)).logsumexp(1) + torch.tensor(2e-3).double().log()
-        value, error = model.importance_sampled(x, n_points=2048)
+        value, error = model.estimate(x, n_points=2048)
         assert float(((value - truth).abs() / (4 * error + 1e-3)).max()) < 1
         assert float((value - truth).abs().mean()) < 0.01
-        crude = [model.importance_sampled(x, n_points=8, seed=seed) for seed in range(20)]
+        crude = [model.estimate(x, n_points=8, seed=seed) for seed in range(20)]
         assert float(crude[0].standard_error.mean()) > 4 * float(error.mean())
         assert -0.05 < float(torch.stack([value - truth for value, _ in crude]).mean()) < 0.005
 
@@ -208,7 +200,7 @@ def test_any_latent_integrates_to_one_on_an_untrained_network(latent):
     for sigma in (0.25, 0.5):
         model = Ambient(flow, isotropic(2, sigma))
         assert model.linearised(points).isfinite().all()
-        assert float(model.importance_sampled(points).value.exp().sum() * cell) == pytest.approx(1, abs=0.02)
+        assert float(model.estimate(points).value.exp().sum() * cell) == pytest.approx(1, abs=0.02)
 
 
 # -------------------------------------------------------------------------------------------- what every row may ask
@@ -228,18 +220,18 @@ def test_a_row_depends_on_no_other_row_nor_on_how_rows_are_cut(name, monkeypatch
     noises = [isotropic(3, 0.2)] + [component_noise(covariance(3, 3))] * (name == "mixture")
     for noise in noises:
         model = Ambient(conditional(name), noise)
-        together = [model.linearised(x, c), *model.importance_sampled(x, c), model.posterior_mean(x, c)]
+        together = [model.linearised(x, c), *model.estimate(x, c)]
         for numbers in (1, 20_000):
             monkeypatch.setattr(ambient, "_CHUNK_NUMBERS", numbers)
-            apart = [model.linearised(x, c), *model.importance_sampled(x, c), model.posterior_mean(x, c)]
+            apart = [model.linearised(x, c), *model.estimate(x, c)]
             torch.testing.assert_close(apart, together, rtol=1e-10, atol=1e-10)
         monkeypatch.undo()
         for i in range(9):
             row = x[i : i + 1], None if c is None else c[i : i + 1]
-            alone = [model.linearised(*row), *model.importance_sampled(*row), model.posterior_mean(*row)]
+            alone = [model.linearised(*row), *model.estimate(*row)]
             torch.testing.assert_close(alone, [t[i : i + 1] for t in together], rtol=1e-10, atol=1e-10)
         at = tangent(model.flow, x, c)
-        known = [model.linearised(x, c, at=at), *model.importance_sampled(x, c, at=at)]
+        known = [model.linearised(x, c, at=at), *model.estimate(x, c, at=at)]
         torch.testing.assert_close(known, together[:3], rtol=1e-10, atol=1e-10)
 
 
@@ -247,7 +239,7 @@ def test_a_row_depends_on_no_other_row_nor_on_how_rows_are_cut(name, monkeypatch
 def test_evaluation_is_deterministic_and_moves_no_generator(name):
     model, x, c = Ambient(conditional(name), isotropic(3, 0.2)), randn(4, 3), randn(4, 2) if name == "given c" else None
     state = torch.random.get_rng_state()
-    first, again, other = (model.importance_sampled(x, c, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (model.estimate(x, c, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(first.value, again.value)
     assert not torch.equal(first.value, other.value)
@@ -325,7 +317,7 @@ def test_noise_with_other_components_than_the_latent_is_refused(latent, K):
     """It would silently be counted K times."""
     flow = FreeFormFlow(*mlp_pair(3, 2, width=8), 3, 2, latent=LATENTS[latent](2)).double()
     model = Ambient(flow, component_noise(covariance(K, 3)))
-    calls = (model.linearised, model.importance_sampled, model.posterior_mean, lambda x: model.sample(len(x)))
+    calls = (model.linearised, model.importance_sampled, lambda x: model.sample(len(x)))
     for call in calls:
         with pytest.raises(InputError, match=f"expected noise of one component or of .* as the latent has; got {K};"):
             call(randn(4, 3))

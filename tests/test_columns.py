@@ -8,8 +8,8 @@ from torch.autograd.functional import jacobian
 
 from cases import half_log_det, make_flow, randn
 from isthmus import Recipe, fit, fitting, load, save
-from isthmus.ambient import Ambient
 from isthmus.columns import Columns
+from isthmus.density import Ambient
 from isthmus.errors import InputError
 from isthmus.model import Model
 from test_ambient import gaussian_mixture, isotropic, linear_flow
@@ -142,7 +142,7 @@ def test_a_normal_code_has_the_density_of_johnson():
     m, s, centre, width = (float(t) for t in (columns.mean, columns.scale, columns.centre, columns.width))
     truth = johnsonsu(-m / s, 1 / s, centre, width).logpdf(x[:, 0].numpy())
     torch.testing.assert_close(model.log_prob(x), torch.as_tensor(truth), **EXACT)
-    torch.testing.assert_close(model.importance_sampled(x).value, torch.as_tensor(truth), **EXACT)
+    torch.testing.assert_close(model.estimate(x).value, torch.as_tensor(truth), **EXACT)
 
 
 def test_the_density_of_curved_columns_integrates_to_one():

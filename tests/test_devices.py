@@ -14,7 +14,7 @@ from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.objective import FreeForm
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.training import LongRows, train
 from longtables import write_parts
 from watched import Watched, seen

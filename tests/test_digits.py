@@ -45,7 +45,7 @@ def test_default_recipe_beats_ppca_and_mixture(digits, rivals):
     train, test, dequantised_train, dequantised_test = digits
     nats, rival_samples = rivals
     flow = InjectiveFlow(10, random_state=0).fit(train)
-    estimate = flow.fitted_.model.importance_sampled(torch.as_tensor(dequantised_test))
+    estimate = flow.fitted_.model.estimate(torch.as_tensor(dequantised_test))
     assert float(estimate.value.mean()) >= max(nats) + 8
 
     scale, low, high = dequantised_train.std(0), train.min(0), train.max(0)

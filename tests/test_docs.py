@@ -16,10 +16,10 @@ import pytest
 import torch
 from benchmarks import pages
 
-from isthmus.ambient import NOISES
 from isthmus.cli import main
 from isthmus.data import DATASETS
 from isthmus.data.tables import write_table
+from isthmus.density import NOISES
 from isthmus.diagnostics import LIMITS
 from isthmus.flows import FLOWS
 from isthmus.latents import LATENTS
@@ -195,7 +195,7 @@ def blocks(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name)
 def test_code_on_a_page_runs(page, monkeypatch, tmp_path):
     """Sessions give what they show; other code runs on a small table, with few steps where a recipe is left out."""
-    quick = Recipe.parse("{flow: {latent_dim: 2}, training: {max_steps: 8}, density: {latent: gaussian}}")
+    quick = Recipe.parse("{flow: {latent_dim: 2}, training: {max_steps: 8}, refit: {latent: gaussian}}")
     monkeypatch.setattr("isthmus.fitting.Recipe", lambda: quick)
     monkeypatch.chdir(tmp_path)
     X = torch.randn(60, 61)
@@ -219,7 +219,7 @@ def interrupt(*_, **__):
 @pytest.fixture
 def tables(monkeypatch, tmp_path):
     """The tables that commands of the pages read, the folder of an interrupted fit, and few steps for all of them."""
-    quick = Recipe.parse("{flow: {latent_dim: 1}, training: {max_steps: 8}, density: {latent: gaussian}}")
+    quick = Recipe.parse("{flow: {latent_dim: 1}, training: {max_steps: 8}, refit: {latent: gaussian}}")
     monkeypatch.setattr("isthmus.recipe.Recipe.parse", lambda *_: quick)
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame(torch.randn(90, 3).numpy(), columns=list("abc"))

@@ -207,7 +207,7 @@ def test_principal_components_have_the_singular_values_of_the_data():
         "flow": {"latent_dim": 2, "network": {"kind": "linear"}},
         "objective": {"kind": "reconstruction"},
         "training": {"max_steps": 0},
-        "density": {"latent": "as trained", "noise": "isotropic"},
+        "refit": {"latent": "as trained", "noise": "isotropic"},
         "columns": {"standardise": False, "heavy_tails": False},
     }
     data = {"name": "gaussian", "variances": (4.0, 1.0, 0.01), "n_train": 20_000}

@@ -31,8 +31,8 @@ from sklearn.neighbors import NearestNeighbors
 import isthmus
 from explorations import NASTY, QUICK, digits, fitted_to, mixed, serving
 from isthmus import cli, scoring
-from isthmus.ambient import Ambient, IsotropicNoise
 from isthmus.columns import Columns
+from isthmus.density import Ambient, IsotropicNoise
 from isthmus.diagnostics import Health, Verdict
 from isthmus.errors import InputError
 from isthmus.explorer import explore, server_class

@@ -12,7 +12,7 @@ from isthmus.columns import Columns
 from isthmus.data import DATASETS
 from isthmus.networks import mlp_pair, skip_pair, start_at_principal_components
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.training import train
 
 QUICK = Recipe.parse("{flow: {latent_dim: 1, network: {width: 16}}, training: {max_steps: 30}}")
@@ -192,7 +192,7 @@ from torch import nn
 from isthmus import FreeFormFlow, FreeForm
 from isthmus.networks import mlp_pair
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.training import train
 class Graphless(nn.Linear):
     def forward(self, x):

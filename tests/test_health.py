@@ -10,8 +10,8 @@ from torch import nn
 
 from cases import gradients, make_flow, randn
 from isthmus import FreeForm, Recipe, fit
-from isthmus.ambient import Ambient, IsotropicNoise
 from isthmus.data import DATASETS
+from isthmus.density import Ambient, IsotropicNoise
 from isthmus.diagnostics import (
     LIMITS,
     Health,
@@ -36,8 +36,9 @@ from isthmus.errors import InputError
 from isthmus.flows import FreeFormFlow
 from isthmus.metrics import energy_distance
 from isthmus.networks import mlp_pair
-from isthmus.recipe import DensityRecipe, TrainingRecipe
-from isthmus.refit import Rows, refit_density
+from isthmus.recipe import RefitRecipe, TrainingRecipe
+from isthmus.refit import refit_density
+from isthmus.rows import Rows
 from isthmus.training import train
 
 SIGMA = 0.1
@@ -371,7 +372,7 @@ def fitted_health(X, fresh, d, **objective):
     rows = (columns.standardise(x.double()) for x in (X, fresh))
     spread = (Rows(columns.spread(u, torch.rand_like(u) - 0.5)) for u in rows)
     surrogate = objective.get("surrogate", "encoder")
-    return examine(fitted.model.ambient, *spread, beta=fitted.metrics["beta"], surrogate=surrogate)
+    return examine(fitted.model.density, *spread, beta=fitted.metrics["beta"], surrogate=surrogate)
 
 
 def toy_health(kind, d, **objective):
@@ -387,8 +388,8 @@ def gaussian_health(beta, surrogate):
     settings = TrainingRecipe(max_steps=3000, batch_size=256, validations=1, **plain)
     rows = split(x, 3000)
     train(flow, FreeForm(beta=beta, surrogate=surrogate), *rows, settings=settings)
-    refit = refit_density(flow, *rows, DensityRecipe(latent="as trained", noise="isotropic"))
-    return examine(refit.ambient, *rows, beta=beta, surrogate=surrogate)
+    refit = refit_density(flow, *rows, RefitRecipe(latent="as trained", noise="isotropic"))
+    return examine(refit.density, *rows, beta=beta, surrogate=surrogate)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ COMPONENTS = {
     "flow": {"latent_dim": 5, "network": {"kind": "linear"}},
     "objective": {"kind": "reconstruction"},
     "training": {"max_steps": 0},
-    "density": {"latent": "gaussian", "noise": "isotropic"},
+    "refit": {"latent": "gaussian", "noise": "isotropic"},
     "columns": {"image": [1, 8, 8], "standardise": False, "heavy_tails": False, "dequantise": False},
 }
 SPEC = {
@@ -183,7 +183,7 @@ def test_bits_of_noise_by_a_gaussian_in_closed_form():
         **COMPONENTS,
         "flow": {"kind": "bijective", "latent_dim": "auto", "transforms": 0},
         "objective": {"kind": "likelihood"},
-        "density": {"latent": "gaussian"},
+        "refit": {"latent": "gaussian"},
     }
     spec = {"data": {"name": "tiny_digits", "noise": True}, "features": {"kind": "principal", "dim": 4}}
     shared, row = MEASURES["images"]({**spec, "recipe": recipe, "scored": 297}, 0)

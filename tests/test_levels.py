@@ -9,8 +9,8 @@ from sklearn.datasets import load_breast_cancer
 from torch import nn
 
 from cases import PAIRS, gradients, randn
-from isthmus.ambient import Ambient, IsotropicNoise
 from isthmus.columns import Columns
+from isthmus.density import Ambient, IsotropicNoise
 from isthmus.errors import InputError
 from isthmus.fitting import fit, rows_again
 from isthmus.flows import BijectiveFlow, FreeFormFlow, VariationalFlow
@@ -20,8 +20,9 @@ from isthmus.model import Model
 from isthmus.networks import mlp_pair
 from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, Objective, Regularised, Terms
 from isthmus.recipe import Recipe, TrainingRecipe
-from isthmus.refit import Rows, refit_density
+from isthmus.refit import refit_density
 from isthmus.report import render
+from isthmus.rows import Rows
 from isthmus.store import load, save
 from isthmus.training import train
 
@@ -233,7 +234,7 @@ from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.objective import FreeForm
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.training import train, trainee
 
 warnings.simplefilter("error", UserWarning)
@@ -403,9 +404,9 @@ def test_latent_density_and_noise_are_fitted_again_at_another_level(fitted, sine
     train, held_out = rows_again(fitted, sine)
     there = fitted.model.at(beta=0.1)
     refit = refit_density(there.flow, train, held_out, fitted.recipe.density)
-    assert refit.ambient.flow.levels.tolist() == there.flow.levels.tolist()
+    assert refit.density.flow.levels.tolist() == there.flow.levels.tolist()
     before = there.ambient.linearised(held_out.x).mean()
-    assert float(refit.ambient.linearised(held_out.x).mean().detach()) > float(before)
+    assert float(refit.density.linearised(held_out.x).mean().detach()) > float(before)
 
 
 def test_the_publications_of_both_ranges_are_cited(fitted):

@@ -16,7 +16,7 @@ from isthmus.matrices import fingerprint, matrix
 
 QUICK = Recipe.parse(
     "{flow: {latent_dim: 1, network: {width: 8}}, training: {max_steps: 5, validations: 1},"
-    " density: {latent: gaussian, noise: isotropic}}"
+    " refit: {latent: gaussian, noise: isotropic}}"
 )
 T = np.random.default_rng(0).normal(size=(40, 3)) @ np.random.default_rng(1).normal(size=(3, 3))
 WHOLE = np.random.default_rng(2).integers(0, 6, (40, 3))

@@ -8,8 +8,8 @@ from torch.distributions import MultivariateNormal
 
 from cases import make_flow, randn
 from isthmus import model as module
-from isthmus.ambient import Ambient
 from isthmus.columns import Columns
+from isthmus.density import Ambient
 from isthmus.errors import InputError
 from isthmus.model import Model
 from test_ambient import component_noise, covariance, gaussian_mixture, isotropic, linear_flow
@@ -51,7 +51,7 @@ def test_densities_are_in_the_users_units(linear):
     truth = (log_weights + parts.log_prob(x[:, [0, 2, 3, 4]].unsqueeze(1))).logsumexp(1)
     torch.testing.assert_close(model.log_prob(x), truth, **EXACT)
     torch.testing.assert_close(model.log_prob(x, density="ambient"), truth, **EXACT)
-    torch.testing.assert_close(model.importance_sampled(x, n_points=8).value, truth, **EXACT)
+    torch.testing.assert_close(model.estimate(x, n_points=8).value, truth, **EXACT)
     volume = 0.5 * torch.linalg.slogdet(B.T @ B).logabsdet
     manifold = model.flow.base().log_prob(model.encode(x)) - volume
     torch.testing.assert_close(model.log_prob(x, density="manifold"), manifold, **EXACT)
@@ -116,7 +116,7 @@ def test_everything_is_computed_in_double_precision_without_gradients(conditiona
     assert rough.dtype == torch.float64
     torch.testing.assert_close(rough, model.log_prob(x.float().double(), c.float().double()))
     x.requires_grad_()
-    assert not any(t.requires_grad for t in (model.log_prob(x, c), model.encode(x, c), *model.importance_sampled(x, c)))
+    assert not any(t.requires_grad for t in (model.log_prob(x, c), model.encode(x, c), *model.estimate(x, c)))
     assert torch.equal(x, before)
 
 

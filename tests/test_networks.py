@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from cases import jacobians, row_maps
-from isthmus.ambient import Ambient, IsotropicNoise
+from isthmus.density import Ambient, IsotropicNoise
 from isthmus.errors import InputError
 from isthmus.flow import in_double
 from isthmus.flows import FreeFormFlow

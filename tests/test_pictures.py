@@ -11,11 +11,11 @@ import torch
 from bokeh.document import Document
 
 from isthmus import Recipe, cli, fit, grids, load, report, scoring
-from isthmus.ambient import Ambient, IsotropicNoise
 from isthmus.cli.fit import _sha256
 from isthmus.columns import Columns
 from isthmus.data.tables import Schema, read_table
 from isthmus.data.tables.pictures import write_png
+from isthmus.density import Ambient, IsotropicNoise
 from isthmus.errors import InputError
 from isthmus.explorer import explore
 from isthmus.explorer.page import Page

@@ -15,7 +15,7 @@ GOOD = [
     "{seed: 3, training: {max_steps: 10, max_time: 2.5, gradient_clip: null}}",
     "{flow: {latent_dim: 2, network: {kind: mlp, width: 8, depth: 1}, latent: {kind: student_t, df: 3}}}",
     "{flow: {kind: rectangular, latent_dim: 2, width: 8, transforms: 2}, objective: {kind: rectangular, K: 2}}",
-    "{objective: {surrogate: conditional, probed: 0.5}, density: {noise: isotropic}, columns: {dequantise: false}}",
+    "{objective: {surrogate: conditional, probed: 0.5}, refit: {noise: isotropic}, columns: {dequantise: false}}",
 ]
 BAD = {
     "{trainng: {}}": "did you mean 'training'?",

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from cases import randn
-from isthmus.ambient import Ambient, ComponentNoise, LowRankNoise, gaussian_components
+from isthmus.density import Ambient, ComponentNoise, LowRankNoise, gaussian_components
 from isthmus.errors import InputError
 from isthmus.flows import FreeFormFlow
-from isthmus.recipe import DensityRecipe, Recipe
-from isthmus.refit import Rows, fit_flow, fit_mixture, refit_density
+from isthmus.recipe import Recipe, RefitRecipe
+from isthmus.refit import fit_flow, fit_mixture, refit_density
+from isthmus.rows import Rows
 
 
 def covariances(K, D):
@@ -78,7 +79,7 @@ def plane_with(noise_scale, *, n=600, D=6):
 def test_the_recipe_can_ask_for_a_kind(latent, noise):
     flow, train, held_out = plane_with(torch.tensor(0.1))
     before = {name: value.clone() for name, value in flow.state_dict().items()}
-    refit = refit_density(flow, train, held_out, DensityRecipe(latent=latent, noise=noise))
+    refit = refit_density(flow, train, held_out, RefitRecipe(latent=latent, noise=noise))
     assert refit.latent.kind == {"gaussian": "mixture"}.get(latent, latent)
     assert refit.latent.options.get("components", 1) == 1 or latent == "mixture"
     assert refit.noise.kind == noise
@@ -90,24 +91,24 @@ def test_held_out_rows_choose_a_mixture_for_two_clusters_and_correlated_noise_wh
     even, uneven = torch.tensor(0.1), torch.tensor([0.02, 0.5, 0.02, 0.5, 0.02, 0.5]).double()
     for scale, kinds in ((even, {"isotropic", "low_rank", "component"}), (uneven, {"low_rank", "component"})):
         flow, train, held_out = plane_with(scale)
-        refit = refit_density(flow, train, held_out, DensityRecipe())
+        refit = refit_density(flow, train, held_out, RefitRecipe())
         assert refit.latent.kind == "mixture"
         assert refit.latent.options["components"] >= 2
         assert refit.noise.kind in kinds
-        value = float(refit.ambient.linearised(held_out.x).mean())
+        value = float(refit.density.linearised(held_out.x).mean())
         assert value == pytest.approx(max(c["log_likelihood"] for c in refit.candidates))
-        components = gaussian_components(refit.ambient.flow.base())
+        components = gaussian_components(refit.density.flow.base())
         z = flow.encode(held_out.x).detach()
         assert components is not None
-        truth = Ambient(refit.ambient.flow, refit.ambient.noise).linearised(held_out.x)
+        truth = Ambient(refit.density.flow, refit.density.noise).linearised(held_out.x)
         assert bool(truth.isfinite().all())
         assert z.shape[1] == components[1].shape[1]
 
 
 def test_no_direction_gets_less_noise_than_a_thousandth_of_a_column():
     flow, train, held_out = plane_with(torch.tensor([0.3, 0.0, 0.0, 0.0, 0.3, 0.3]).double())
-    refit = refit_density(flow, train, held_out, DensityRecipe(latent="gaussian", noise="component"))
-    variances = torch.linalg.eigvalsh(implied(refit.ambient.noise, 6))
+    refit = refit_density(flow, train, held_out, RefitRecipe(latent="gaussian", noise="component"))
+    variances = torch.linalg.eigvalsh(implied(refit.density.noise, 6))
     assert float(variances.min()) >= 1e-6 * (1 - 1e-6)
 
 
@@ -147,7 +148,7 @@ def test_a_flow_latent_reaches_codes_far_out():
 
 def test_a_wrong_kind_is_refused_by_name():
     with pytest.raises(InputError, match="density"):
-        Recipe.parse("density: {latent: mixtures}")
+        Recipe.parse("refit: {latent: mixtures}")
 
 
 def test_a_mixture_ends_on_all_rows():
@@ -170,18 +171,18 @@ def test_codes_that_differ_between_classes_get_a_mixture_for_each():
         flow.encoder.map.weight.copy_(torch.tensor([[1.0, 0, 0]]))
         flow.decoder.map.weight.copy_(torch.tensor([[1.0], [0], [0]]))
         flow.encoder.map.bias.zero_(), flow.decoder.map.bias.zero_()
-    refit = refit_density(flow, rows, rows, DensityRecipe(latent="mixture", noise="isotropic"))
+    refit = refit_density(flow, rows, rows, RefitRecipe(latent="mixture", noise="isotropic"))
     assert (refit.latent.kind, refit.latent.contexts) == ("mixtures", 3)
     assert refit.latent.components >= 2
-    drawn = refit.ambient.sample(600, c, noise=False)[:, 0]
+    drawn = refit.density.sample(600, c, noise=False)[:, 0]
     for label in range(3):
         own = drawn[labels == label]
         assert bool(((own > 4 * label - 1.5) & (own < 4 * label + 2.5)).all())
         assert float(own.mean()) == pytest.approx(4 * label + 0.5, abs=0.15)
-    exact = refit.ambient.importance_sampled(rows.x[:30], c[:30], n_points=1024)
-    close = refit.ambient.linearised(rows.x[:30], c[:30])
+    exact = refit.density.importance_sampled(rows.x[:30], c[:30], n_points=1024)
+    close = refit.density.linearised(rows.x[:30], c[:30])
     assert float((exact.value - close).abs().max()) < 0.5  # the decoder is linear: only quasi-random points differ
-    few = refit_density(flow, Rows(rows.x[:8], c[:8]), rows, DensityRecipe(latent="mixture", noise="isotropic"))
+    few = refit_density(flow, Rows(rows.x[:8], c[:8]), rows, RefitRecipe(latent="mixture", noise="isotropic"))
     assert few.latent.kind == "mixture"  # less than four rows of each class
 
 

@@ -15,16 +15,16 @@ from sklearn.decomposition import PCA
 
 import isthmus
 from isthmus import cli
-from isthmus.ambient import NOISES
 from isthmus.data.tables import Schema
+from isthmus.density import NOISES
 from isthmus.diagnostics import Health, Verdict
 from isthmus.errors import InputError
-from isthmus.refit import Rows
 from isthmus.report import image_shape, render, write
 from isthmus.report.baselines import Score, compare
 from isthmus.report.citations import BIBTEX, citations
 from isthmus.report.evidence import _deviations, gather
 from isthmus.report.words import CHECKS, column_table, noticed, verdicts
+from isthmus.rows import Rows
 
 NASTY = '<script>alert("1")</script>'
 VOID = {"meta", "link", "br", "img", "hr", "input", "use", "path"}
@@ -407,7 +407,7 @@ def test_rows_of_networks_for_images_are_drawn_as_images():
     pixels = np.random.default_rng(0).uniform(size=(60, 64))
     recipe = isthmus.Recipe.parse(
         "{flow: {latent_dim: 2, network: {kind: convolutional, shape: [1, 8, 8], channels: 2}},"
-        " training: {max_steps: 2, validations: 1}, density: {latent: gaussian, noise: isotropic}}"
+        " training: {max_steps: 2, validations: 1}, refit: {latent: gaussian, noise: isotropic}}"
     )
     fitted = isthmus.fit(pixels, recipe=recipe)
     page = Page(render(fitted))
@@ -432,7 +432,7 @@ def test_what_happened_in_training_is_marked(models):
 def test_fit_writes_a_report_and_report_writes_another(tmp_path, capsys):
     three(60).to_csv(tmp_path / "t.csv", index=False)
     table, model = str(tmp_path / "t.csv"), tmp_path / "model"
-    short = ["--latent-dim", "1", "--set", "training.max_steps=20", "--set", "density.latent=mixture"]
+    short = ["--latent-dim", "1", "--set", "training.max_steps=20", "--set", "refit.latent=mixture"]
     assert cli.main(["fit", table, "-o", str(model), *short]) == 0
     page = (model / "report.html").read_text()
     assert f"isthmus fit {table} -o {model} --latent-dim 1" in page
@@ -455,7 +455,7 @@ def test_ctrl_c_in_the_report_leaves_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr("isthmus.report.write", interrupt)
     three(60).to_csv(tmp_path / "t.csv", index=False)
     arguments = ["fit", str(tmp_path / "t.csv"), "-o", str(tmp_path / "m"), "--set", "training.max_steps=5"]
-    arguments += ["--latent-dim", "1", "--set", "density.latent=mixture"]
+    arguments += ["--latent-dim", "1", "--set", "refit.latent=mixture"]
     assert cli.main(arguments) == 0
     isthmus.load(tmp_path / "m")
 

@@ -22,7 +22,7 @@ from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.objective import FreeForm
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.training import train, trainee
 from isthmus.training.batches import Batches
 
@@ -238,7 +238,7 @@ NOISY = np.tanh(HEAVY) + 0.05 * rng.normal(size=(300, 1))
 TABLE = np.concatenate([HEAVY, NOISY, np.rint(3 * rng.normal(size=(300, 1)))], 1)
 RECIPE = Recipe.parse(
     "{flow: {network: {width: 8, depth: 1}}, training: {max_steps: 48, patience: 99, validations: 3},"
-    " density: {latent: gaussian}}"
+    " refit: {latent: gaussian}}"
 )
 
 
@@ -328,7 +328,7 @@ def test_a_flow_of_ones_own_is_untrained_again_where_it_was_interrupted(monkeypa
 
 
 def test_the_estimator_goes_on_too(monkeypatch, tmp_path):
-    recipe = {"training": {"patience": 99}, "columns": {"heavy_tails": False}, "density": {"latent": "gaussian"}}
+    recipe = {"training": {"patience": 99}, "columns": {"heavy_tails": False}, "refit": {"latent": "gaussian"}}
     estimator = InjectiveFlow(1, max_steps=60, random_state=0, recipe=recipe, run_dir=tmp_path)
     saves_often(monkeypatch, 0.0)
     crashes_at(monkeypatch, 50, lambda: estimator.fit(TABLE))
@@ -347,7 +347,7 @@ import json, sys, torch
 from isthmus import FreeFormFlow, FreeForm
 from isthmus.networks import mlp_pair
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.training import train, trainee
 trainee._TIME_BETWEEN_SAVES, trainee._SAVE_EVERY = 0, 0.0
 real, calls = trainee.Trainee.training_step, []
@@ -387,7 +387,7 @@ OPTIONS = (
     "--set",
     "columns.heavy_tails=false",
     "--set",
-    "density.latent=gaussian",
+    "refit.latent=gaussian",
 )
 
 

@@ -46,8 +46,8 @@ def test_a_loaded_model_scores_bit_for_bit_the_same(fitted, tmp_path):
     "text",
     [
         "{flow: {latent_dim: 2, kind: rectangular, width: 8, transforms: 2}, objective: {kind: rectangular}}",
-        "{flow: {latent_dim: 2, latent: {kind: flow, width: 8}}, density: {latent: as trained}}",
-        "{flow: {latent_dim: 4}, density: {noise: component}}",
+        "{flow: {latent_dim: 2, latent: {kind: flow, width: 8}}, refit: {latent: as trained}}",
+        "{flow: {latent_dim: 4}, refit: {noise: component}}",
         "{columns: {standardise: false}, training: {precision: 64-true}}",
     ],
 )
@@ -59,7 +59,7 @@ def test_every_kind_of_model_round_trips(text, tmp_path):
 
 def test_a_model_with_a_mixture_for_each_class_round_trips(tmp_path):
     c = (torch.arange(60) % 2).double().unsqueeze(1)
-    recipe = QUICK.update(density={"latent": "mixture", "noise": "isotropic"})
+    recipe = QUICK.update(refit={"latent": "mixture", "noise": "isotropic"})
     fitted = fit(ROWS + 9 * c, c, recipe=recipe)
     assert fitted.latent.kind == "mixtures"
     assert_equal(fitted, load(save(fitted, tmp_path / "model")), c)
@@ -233,7 +233,7 @@ def test_numbers_that_no_model_has_are_refused(what, fitted, tmp_path):
 )
 def test_a_latent_density_without_extent_is_refused(latent, scale, tmp_path):
     recipe = Recipe().update(
-        flow={"latent_dim": 1}, training={"max_steps": 2}, density={"latent": latent, "flow_steps": 2}
+        flow={"latent_dim": 1}, training={"max_steps": 2}, refit={"latent": latent, "flow_steps": 2}
     )
     folder = damaged(fit(ROWS, recipe=recipe), tmp_path, lambda record: None, [(f"ambient.flow.latent.{scale}", 0.0)])
     with pytest.raises(InputError, match="damaged"):

@@ -27,7 +27,7 @@ QUICK = Recipe().update(
     flow={"latent_dim": 2},
     training={"max_steps": 60},
     columns={"heavy_tails": False, "dequantise": False},
-    density={"latent": "gaussian", "noise": "isotropic"},
+    refit={"latent": "gaussian", "noise": "isotropic"},
 )
 
 

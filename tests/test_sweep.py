@@ -7,7 +7,7 @@ from cases import randn
 from isthmus.flows import FreeFormFlow
 from isthmus.networks import skip_pair, start_at_principal_components
 from isthmus.recipe import Recipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.sweep import sweep_latent_dim
 from isthmus.training import Split
 

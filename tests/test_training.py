@@ -15,7 +15,7 @@ from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.objective import ExactLikelihood, FreeForm, Reconstruction
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.training import single_thread, train
 from isthmus.training.batches import Batches
 from isthmus.training.plan import Plan, one_cycle

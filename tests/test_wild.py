@@ -24,7 +24,7 @@ X, y = load_iris(return_X_y=True)
 QUICK = {
     "flow": {"network": {"width": 8}},
     "training": {"validations": 1},
-    "density": {"latent": "gaussian", "noise": "isotropic"},
+    "refit": {"latent": "gaussian", "noise": "isotropic"},
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.experiments.setting import Row, Spec, build_flow, build_objective, descend, finite, load
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.training.judging import scores
 
 __all__ = ["part_probed"]

@@ -103,7 +103,7 @@ def isthmus_fit(data: Dataset, steps: int) -> FreeFormFlow:
                 "keep": "last",
             },
             "columns": {"standardise": False, "heavy_tails": False, "dequantise": False},
-            "density": {"latent": "as trained", "noise": "isotropic"},
+            "refit": {"latent": "as trained", "noise": "isotropic"},
         }
     )
     return isthmus.fit(data.train, recipe=recipe).model.flow.float()  # type: ignore[return-value]

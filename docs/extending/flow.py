@@ -73,7 +73,7 @@ flow: {kind: orthogonal, latent_dim: 3}
 objective: {kind: exact}
 training: {max_steps: 600, learning_rate: 0.02}
 columns: {standardise: false, heavy_tails: false, dequantise: false}
-density: {latent: gaussian, noise: isotropic}
+refit: {latent: gaussian, noise: isotropic}
 """)
 fitted = fit(X, recipe=recipe)
 

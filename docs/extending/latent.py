@@ -35,7 +35,7 @@ def laplace(dim: int, context_dim: int = 0, *, scale: Annotated[float, Gt(0)] = 
 LATENTS["laplace"] = laplace
 
 # %%
-# A recipe asks for it; ``density: {latent: as trained}`` keeps it after training, where by default mixtures are tried
+# A recipe asks for it; ``refit: {latent: as trained}`` keeps it after training, where by default mixtures are tried
 # too.
 
 from sklearn.datasets import load_wine
@@ -46,7 +46,7 @@ X = load_wine().data
 recipe = Recipe.parse("""
 flow: {latent_dim: 3, latent: {kind: laplace}}
 training: {max_steps: 300}
-density: {latent: as trained}
+refit: {latent: as trained}
 """)
 fitted = fit(X, recipe=recipe)
 print(fitted.model.flow.base())

@@ -38,7 +38,7 @@ base:
   recipe:
     flow: {network: {kind: skip, width: 32}}
     training: {max_steps: 150}
-    density: {latent: gaussian, noise: isotropic}
+    refit: {latent: gaussian, noise: isotropic}
 axes:
   latent_dim: {at: recipe.flow.latent_dim, values: [1, 3, 6]}
 tables:

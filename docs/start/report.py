@@ -46,7 +46,7 @@ fails.
      - Lower ``latent_dim``.
    * - ``codes``
      - Codes do not follow the latent density, so samples come from the wrong places.
-     - Refit the latent density: ``density: {latent: auto}``.
+     - Refit the latent density: ``refit: {latent: auto}``.
    * - ``samples``
      - New rows differ from held-out ones, or lie much farther from the training rows than those do.
      - Look at ``reconstruction`` and ``latent_dim`` before using them.

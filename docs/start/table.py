@@ -132,7 +132,7 @@ print(codes.shape, rows.shape, fitted.metrics["health"]["status"])
 # The two ways to compute the density should agree: the fast one replaces the decoder by its tangent, the other averages
 # over codes and says how certain it is. ``isthmus evaluate`` compares them on a whole table.
 
-value, error = fitted.model.importance_sampled(x[:3])
+value, error = fitted.model.estimate(x[:3])
 print("linearised         ", log_density[:3].numpy().round(2))
 print("importance sampling", value.numpy().round(2), "+-", error.numpy().round(2))
 

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise
+    from isthmus.density import Ambient, ComponentNoise, IsotropicNoise
     from isthmus.errors import InputError
     from isthmus.estimator import InjectiveFlow, InjectiveFlowDetector
     from isthmus.fitting import fit

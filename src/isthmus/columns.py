@@ -24,7 +24,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -90,6 +90,11 @@ class Columns(nn.Module):
     integer: Tensor
     low: Tensor
     high: Tensor
+
+    constraints: ClassVar[dict[str, str]] = {
+        **{name: "positive" for name in ("scale", "width")},
+        **{name: "extended" for name in ("low", "high")},
+    }
 
     def __init__(self, n_columns: int) -> None:
         super().__init__()

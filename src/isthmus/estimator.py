@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from isthmus.errors import InputError
 from isthmus.fitting import fit
+from isthmus.flow import Injection
 from isthmus.matrices import check_kind, matrix, row_weights
-from isthmus.model import Density
 from isthmus.objective import Beta
 from isthmus.recipe import Recipe
 from isthmus.store import Fitted
@@ -35,7 +35,7 @@ class _Base(BaseEstimator):
         beta: Beta = "auto",
         max_steps: int | Literal["auto"] = "auto",
         max_time: float | None = None,
-        density: Density = "linearised",
+        density: str | None = None,
         recipe: Recipe | Mapping[str, Any] | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
@@ -82,7 +82,8 @@ class _Base(BaseEstimator):
             progress=bool(self.verbose),
             run_dir=self.run_dir,
         )
-        self.n_components_ = self.fitted_.model.flow.latent_dim
+        flow = self.fitted_.model.flow
+        self.n_components_ = flow.latent_dim if isinstance(flow, Injection) else 0
         return self
 
     def score_samples(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float64]:
@@ -182,8 +183,9 @@ class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
         beta: weight of the squared reconstruction error on standardised columns, > 0, or `auto`, from the noise floor.
         max_steps: optimiser steps, or `auto`, from the number of rows.
         max_time: seconds after which training stops, > 0.
-        density: what `score_samples` returns, in nats: `linearised` or `ambient` (importance-sampled), both of x in the
-            space of the data, or `manifold`, of the reconstruction on the manifold (not comparable across dimensions).
+        density: what `score_samples` returns, in nats: `linearised` (the default around a learned manifold) or
+            `ambient` (importance-sampled), both of x in the space of the data, or `manifold`, of the reconstruction on
+            the manifold (not comparable across dimensions); of a flow whose law is one of rows only `own`.
         recipe: everything else, as a `Recipe` or as nested dicts; the arguments above go before it.
         random_state: seed of the fit and of `sample`.
         verbose: whether to show a progress bar.
@@ -298,7 +300,7 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
         beta: Beta = "auto",
         max_steps: int | Literal["auto"] = "auto",
         max_time: float | None = None,
-        density: Density = "linearised",
+        density: str | None = None,
         recipe: Recipe | Mapping[str, Any] | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,

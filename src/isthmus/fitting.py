@@ -17,23 +17,24 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from isthmus.ambient import Ambient
 from isthmus.columns import Columns
 from isthmus.data.tables import Stream
+from isthmus.density import Density
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
-from isthmus.diagnostics.geometry import affordable
 from isthmus.errors import InputError
-from isthmus.flow import Flow, NetworkFlow
+from isthmus.flow import Flow, Injection, LearnedManifold
 from isthmus.flows import FLOWS
 from isthmus.matrices import doubled, fingerprint, matrix, row_weights, rows_at_once
 from isthmus.metrics import energy_distance
 from isthmus.model import Model
-from isthmus.networks import NETWORKS, start_at_principal_components
-from isthmus.objective import OBJECTIVES, FreeForm, Likelihood, Reconstruction, Regularised, Wasserstein
+from isthmus.networks import NETWORKS
+from isthmus.objective import OBJECTIVES, FreeForm
 from isthmus.recipe import Part, Recipe
-from isthmus.refit import Refit, Rows, refit_density
+from isthmus.refit import Refit, refit_density
+from isthmus.rows import Rows
 from isthmus.runs import digest, finish_run, open_run, remembered, weights_of
 from isthmus.store import Fitted, versions
+from isthmus.supports import SUPPORTS, Euclidean
 from isthmus.sweep import judges, short_fit, start_latent_dim, sweep_latent_dim
 from isthmus.training import History, LongRows, Split, single_thread, train
 
@@ -49,7 +50,6 @@ _PROBED_IMAGES = 1 / 16  # of a batch: their products are most of a step, and be
 _TRIAL_STEPS = 1_200  # after half as many curves seem to gain on POWER, where after 10,000 they lose 0.2 nats
 _SAMPLES = 5_000  # drawn after a trial, at most
 _SIGNIFICANT = 1.645  # standard errors, one-sided at 5 %
-_WITHOUT_VOLUME = Reconstruction | Likelihood | Wasserstein | Regularised  # nothing pays for a residual above the floor
 _AS_THEY_ARE: dict[str, Any] = {"heavy_tails": False, "dequantise": False, "drop": False}
 
 
@@ -97,6 +97,7 @@ def fit(
     if run_dir is not None:
         open_run(run_dir, _what(table, sample_weight, recipe, flow))
     context_columns = None if table.c is None else Columns.learn(table.c, table.w, **_AS_THEY_ARE)
+    recipe = _supported(recipe, table, flow)
     columns, data, curving = _prepare(table, context_columns, recipe, flow, run_dir)
     if table.stream is not None:
         data = _lengthened(data, table.stream, columns, context_columns, recipe)
@@ -118,10 +119,10 @@ def fit(
         run_dir=run_dir,
     )
     with single_thread(flow):
-        refit = refit_density(flow, data.drawn, data.held_out, recipe.density, seed=recipe.seed)
-        model = Model(refit.ambient, columns, context_columns, recipe.build_levels())
+        refit = refit_density(flow, data.drawn, data.held_out, recipe.refit, seed=recipe.seed)
+        model = Model(refit.density, columns, context_columns, recipe.build_levels())
         figures = _figures(model, history, refit, data.held_out)
-        figures["health"] = _health(refit.ambient, data, history, recipe).as_dict()
+        figures["health"] = _health(refit.density, data, history, recipe).as_dict()
     figures |= {"latent_dim_curve": list(curve), "curving": curving}
     figures["beta_reason"] = _beta_reason(history, recipe, model.flow)
     if sample_weight is None:
@@ -231,6 +232,41 @@ def _what(table: _Table, sample_weight: ArrayLike | Tensor | None, recipe: Recip
     }
 
 
+def _supported(recipe: Recipe, table: _Table, flow: Flow | None) -> Recipe:
+    """Return the recipe with what the rows decide of their support, once they are known to lie on it.
+
+    Raises:
+        InputError: a row lies off the support, or the objective cannot train a flow of the user's own.
+    """
+    if flow is not None:
+        objective = recipe.build_objective()
+        if not objective.serves(type(flow)):
+            raise InputError(
+                f"expected an objective that can train a {type(flow).__name__}; got {recipe.objective.kind!r}; name "
+                f"another, as {flow.objective!r}"
+            )
+        if not _is_flat(flow):
+            flow.rows.check(table.x, "X")
+        return recipe
+    support = recipe.support
+    learnt = {**SUPPORTS[support.kind].learn(table.x), **support.model_dump()}
+    recipe = recipe.update(support=learnt)
+    recipe.build_support(table.x.shape[1]).check(table.x, "X")
+    return recipe
+
+
+def _preparation(recipe: Recipe, flow: Flow | None) -> dict[str, Any]:
+    """Return how columns are prepared: of a known surface, or of categories, as they are."""
+    on_surface = recipe.support.kind != "euclidean" if flow is None else not _is_flat(flow)
+    if on_surface:
+        return {**_AS_THEY_ARE, "standardise": False}
+    return recipe.columns.model_dump()
+
+
+def _is_flat(flow: Flow) -> bool:
+    return isinstance(flow, LearnedManifold) or isinstance(flow.rows, Euclidean)
+
+
 def _prepare(
     table: _Table, context_columns: Columns | None, recipe: Recipe, flow: Flow | None, run_dir: Path | None
 ) -> tuple[Columns, Split, dict[str, float] | None]:
@@ -240,7 +276,7 @@ def _prepare(
     must gain significantly, at 5 %, in the density in the user's units, and samples must come no farther from the
     training rows: the tails of a curve may reach too far.
     """
-    settings = recipe.columns.model_dump()
+    settings = _preparation(recipe, flow)
 
     def of(columns: Columns) -> Split:
         """The rows, prepared by these columns."""
@@ -257,11 +293,11 @@ def _prepare(
     def tried(columns: Columns, folder: Path | None) -> _Trial:
         """What comes of these columns after a short training."""
         data = of(columns)
-        ambient, rows = _short_fit(data, start, recipe, flow, folder), judges(data)
-        score = ambient.linearised(rows.x, rows.c) + columns.log_det(columns.restore(rows.x))
+        density, rows = _short_fit(data, start, recipe, flow, folder), judges(data)
+        score = density.log_prob(rows.x, rows.c) + columns.log_det(columns.restore(rows.x))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            samples = straight.standardise(columns.restore(ambient.sample(len(drawn.x), drawn.c)))
+            samples = straight.standardise(columns.restore(density.sample(len(drawn.x), drawn.c)))
         finite = bool(samples.isfinite().all())
         return _Trial(score.tolist(), energy_distance(samples, drawn.x) if finite else math.inf)
 
@@ -282,16 +318,16 @@ class _Trial(NamedTuple):
     distance: float
 
 
-def _short_fit(data: Split, start: int, recipe: Recipe, flow: Flow | None, run_dir: Path | None) -> Ambient:
+def _short_fit(data: Split, start: int, recipe: Recipe, flow: Flow | None, run_dir: Path | None) -> Density:
     """What a short training gives, at the latent dimension `start` where none is asked for."""
     if flow is None:
         recipe = _sized(recipe, len(data.train.x))
         trial = _build(recipe, data.train, _asked(recipe, data) or start)
     else:
         trial = copy.deepcopy(_fitting(flow, data.train))
-    ambient = short_fit(trial, recipe, data, steps=_TRIAL_STEPS, run_dir=run_dir)
+    density = short_fit(trial, recipe, data, steps=_TRIAL_STEPS, run_dir=run_dir)
     gc.collect()  # a trainer of Lightning refers to itself, and would hold the rows until then
-    return ambient
+    return density
 
 
 def _split(table: _Table, columns: Columns, context_columns: Columns | None, recipe: Recipe) -> Split:
@@ -362,9 +398,9 @@ def _sized(recipe: Recipe, n: int) -> Recipe:
     """
     network, objective, image = recipe.flow.network, recipe.objective, recipe.columns.image
     networks = {"shape": image, "width": _NARROW if n < _FEW_ROWS else None}
-    missing = _missing(network, NETWORKS, networks)
+    missing = {} if network is None else _missing(network, NETWORKS, networks)
     probed = _missing(objective, OBJECTIVES, {"probed": _PROBED_IMAGES if image else None})
-    sections = {"flow": {"network": {**network.model_dump(), **missing}}} if missing else {}
+    sections = {"flow": {"network": {**network.model_dump(), **missing}}} if network and missing else {}
     return recipe.update(**sections, **({"objective": {**objective.model_dump(), **probed}} if probed else {}))
 
 
@@ -390,7 +426,7 @@ def _choose(recipe: Recipe, data: Split, run_dir: Path | None) -> tuple[Flow, tu
 def _asked(recipe: Recipe, data: Split) -> int | None:
     """The latent dimension that recipe and flow fix; None where it is to be chosen."""
     if recipe.flow.latent_dim == "auto":
-        return data.train.x.shape[1] if FLOWS[recipe.flow.kind].whole_space else None
+        return None if issubclass(FLOWS[recipe.flow.kind], LearnedManifold) else data.train.x.shape[1]
     return recipe.flow.latent_dim
 
 
@@ -401,17 +437,17 @@ def _build(recipe: Recipe, rows: Rows, latent_dim: int) -> Flow:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         flow = recipe.build_flow(data_dim, latent_dim, 0 if rows.c is None else rows.c.shape[1])
-    if recipe.flow.initialise == "auto" and isinstance(flow, NetworkFlow):
-        start_at_principal_components(flow.encoder, flow.decoder, rows.thinned(_REFIT_ROWS).x.to(torch.float64))
+        if recipe.flow.initialise == "auto":
+            flow.start(rows.thinned(_REFIT_ROWS).to(torch.float64))
     return flow
 
 
-def _health(ambient: Ambient, data: Split, history: History, recipe: Recipe) -> Health:
+def _health(density: Density, data: Split, history: History, recipe: Recipe) -> Health:
     """The verdicts on the training and on what came of it."""
     objective = recipe.build_objective()
     surrogate = objective.surrogate if isinstance(objective, FreeForm) else None
-    beta = None if isinstance(objective, _WITHOUT_VOLUME) else _kept(history)["beta"]
-    found = examine(ambient, data.drawn, data.held_out, beta=beta, surrogate=surrogate, seed=recipe.seed)
+    beta = _kept(history)["beta"] if objective.follows_likelihood else None
+    found = examine(density, data.drawn, data.held_out, beta=beta, surrogate=surrogate, seed=recipe.seed)
     n, sentence = len(data.train.x), "every row was trained on, so that none could judge; give at least 20"
     few = () if data.apart else (Verdict("rows", "warn", n, _FEWEST_ROWS_TO_SPLIT, sentence),)
     return Health((steadiness(history.steps, history.skipped, history.retreats), *few, *found.verdicts))
@@ -422,26 +458,24 @@ def _kept(history: History) -> dict[str, float | int]:
     return next(row for row in history.rows if row["step"] == history.best_step)
 
 
-def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str:
+def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str | None:
     objective = recipe.build_objective()
-    if isinstance(objective, Reconstruction):
-        return "of no effect: reconstruction alone is trained"
-    if isinstance(objective, Likelihood):
-        return "of no effect: the likelihood alone is trained"
+    if objective.beta is None:
+        return None
     if objective.beta_range is not None:
         return f"the highest of the range from {objective.beta_range.low:g} on, in which every row had its own"
     if not objective.beta_follows:
         return "as given"
     before = [row for row in history.rows if row["step"] < history.best_step and math.isfinite(row["reconstruction"])]
-    if not before:
+    if not before or not isinstance(flow, LearnedManifold):
         return "where auto begins: no later weights were better on held-out rows"
     row = min(before, key=lambda row: row["reconstruction"])
-    sigma = (row["reconstruction"] / max(1, flow.data_dim - flow.latent_dim)) ** 0.5
+    sigma = flow.sigma(row["reconstruction"])
     return f"1/(2 sigma^2), sigma = {sigma:.3g} the smallest held-out residual per direction, at step {row['step']:,}"
 
 
 def _figures(model: Model, history: History, refit: Refit, held_out: Rows) -> dict[str, Any]:
-    best, held_out = _kept(history), held_out.thinned(affordable(model.flow, _FIGURE_ROWS, times=80))
+    best, held_out = _kept(history), held_out.thinned(model.flow.affordable(_FIGURE_ROWS, times=80))
     x = model.columns.restore(held_out.x)
     c = None if held_out.c is None or model.context_columns is None else model.context_columns.restore(held_out.c)
     return {
@@ -450,13 +484,19 @@ def _figures(model: Model, history: History, refit: Refit, held_out: Rows) -> di
         "best_step": history.best_step,
         "skipped_steps": history.skipped,
         "retreats": history.retreats,
-        "beta": best["beta"],
-        "latent_dim": model.flow.latent_dim,
+        "beta": best.get("beta"),
+        "latent_dim": model.flow.latent_dim if isinstance(model.flow, Injection) else None,
         "heavy_tailed": model.columns.heavy_tailed,
+        "measure": model.density.rows.measure,
         "validation": {
-            "reconstruction_mse": best["reconstruction"],
-            "manifold_log_likelihood": float(model.log_prob(x, c, density="manifold").mean()),
-            "ambient_log_likelihood_linearised": float(model.log_prob(x, c).mean()),
+            **({"reconstruction_mse": best["reconstruction"]} if "reconstruction" in best else {}),
+            **{f"log_density_{name}": value for name, value in _held_out_means(model, x, c).items()},
         },
         "density_candidates": list(refit.candidates),
     }
+
+
+def _held_out_means(model: Model, x: Tensor, c: Tensor | None) -> dict[str, float]:
+    """Return the mean log density of rows by each evaluation of the model but importance sampling, which is slow."""
+    names = [name for name in model.density.names if name != "ambient"]
+    return {name: float(model.log_prob(x, c, density=name).mean()) for name in names}

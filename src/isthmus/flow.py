@@ -1,22 +1,27 @@
-"""The contract of a flow: an encoder, a decoder, a latent density, and the change of volume between them.
+"""The contracts of the catalogue: a `Flow` is a law of rows, an `Injection` a law with codes.
 
-`x` is data (batch, D), `z` a latent code (batch, d), `c` a context (batch, C) or None, `x_hat = g(f(x))`. The density
-that a flow defines is the *manifold density*: the density of `x_hat` with respect to d-dimensional volume on the
-learned manifold `g(R^d)`,
+`x` is data (batch, D), `z` a latent code (batch, d), `c` a context (batch, C) or None, `x_hat = g(f(x))`.
 
-    log p(x_hat) = log p_Z(z) - log_volume,        z = f(x),
+* A `Flow` gives rows a log density, exact or estimated, with respect to the measure of its support `rows`, and draws
+  rows.
+* An `Injection` has an encoder f, a decoder g and the change of volume between them. Its law is that of g(z), z ~ p_Z:
+  the *manifold density*, the density of `x_hat` with respect to d-dimensional volume on the image of g,
 
-in nats. It is not a density of x in R^D, and values for different d cannot be compared; `isthmus.ambient` has that one.
+      log p(x_hat) = log p_Z(z) - log_volume,   z = f(x),   log_volume = 1/2 log det(g'^T g') of the decoder at z,
 
-The networks of a flow may be told L *levels* beside the context, see `isthmus.levels`: encoder and decoder then take a
-context of C + L columns as it is, and complete one of C columns by the levels that are set. The latent density sees the
-first C columns alone.
+  in nats. On a known surface, or where d = D and f is the inverse of g, x_hat is x, and this is the density of the row.
+* A `LearnedManifold` is an injection whose image is learnt: rows lie off it, so its law is none of rows. The density of
+  a row then needs the noise off the manifold, `isthmus.density.Ambient`. Values for different d cannot be compared.
+
+The networks of a `NetworkFlow` may be told L *levels* beside the context, see `isthmus.levels`: encoder and decoder
+then take a context of C + L columns as it is, and complete one of C columns by the levels that are set. The latent
+density sees the first C columns alone.
 """
 
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -26,113 +31,247 @@ from zuko.lazy import LazyDistribution
 
 from isthmus import latents
 from isthmus.errors import InputError
+from isthmus.networks import start_at_principal_components
+from isthmus.rows import Context, Rows
+from isthmus.supports import Euclidean, Learned, Support
 from isthmus.volume import Map, Volume, exact
 
-__all__ = ["Flow", "NetworkFlow", "in_double"]
+__all__ = ["Context", "Estimate", "Flow", "Injection", "LearnedManifold", "NetworkFlow", "in_double"]
 
-Context = Float[Tensor, "batch C"] | None
 M = TypeVar("M", bound=nn.Module)
+
+_WORK = 200_000  # rows times columns times codes of a batch of Jacobians: wide data get fewer rows
+
+
+class Estimate(NamedTuple):
+    """A log density and its standard error, both (batch,) in nats; the error is 0 where the value is exact."""
+
+    value: Float[Tensor, " batch"]
+    standard_error: Float[Tensor, " batch"]
 
 
 class Flow(nn.Module, ABC):
-    """The contract of a flow.
+    """The contract of a law of rows.
 
     Implementing one:
 
-    * call `super().__init__(data_dim, latent_dim, context_dim, latent)`;
-    * write `encode(x, c)`, `decode(z, c)` and `volume(x, c)`, the last usually by one function of `isthmus.volume`;
-    * add the class to `FLOWS` in `isthmus/flows/__init__.py`; every property test then runs on it;
-    * set `whole_space` where encoder and decoder are exact inverses with d = D: then `log_prob` is the density of x.
+    * call `super().__init__(rows, context_dim)` with the support that rows lie on;
+    * write `log_prob(x, c)` and `sample(n, c)`; where the log density can only be estimated set `exact = False` and
+      write `estimate` too;
+    * name in `supports` the supports that it can serve, the usual one first, and in `cites` its publications;
+    * add the class to `FLOWS` in `isthmus/flows/__init__.py`; recipes, the command line, the store and every property
+      test then know it.
 
-    Concrete flows are final: to change one, wrap it. A flow knows no objective and no data.
+    A recipe builds it by the signature of its constructor: `data_dim`, `latent_dim`, `context_dim` and `rows` (the
+    support) come from the data, modules from the recipe's `network`, `latent` from its `latent`; all other arguments
+    are options of the recipe. Concrete flows are final: to change one, wrap it. A flow knows no objective.
 
     Args:
-        data_dim: D.
+        rows: the support of its rows.
+        context_dim: number of context columns C, 0 for none.
+
+    Attributes:
+        exact: whether `log_prob` is the log density of the row itself, in closed form and differentiable.
+        supports: names of the supports in `isthmus.supports.SUPPORTS` that rows may lie on.
+        objective: name of the objective that a recipe trains it by, unless it names another.
+        cites: keys of `isthmus/references.bib`.
+        constraints: what must be true of parameters and buffers that are read from a file, by their name or a pattern
+            for it: `positive`, `cholesky` or `constant`; see `isthmus.store.tensors`.
+    """
+
+    exact: ClassVar[bool] = True
+    supports: ClassVar[tuple[str, ...]] = ("euclidean",)
+    objective: ClassVar[str] = "likelihood"
+    cites: tuple[str, ...] = ()
+    constraints: ClassVar[dict[str, str]] = {"*.mask": "constant", "*.order": "constant"}
+    levels: Tensor | None
+
+    def __init__(self, rows: Support, context_dim: int = 0) -> None:
+        super().__init__()
+        self.rows, self.context_dim = rows, context_dim
+        self.register_buffer("levels", None)  # of a `NetworkFlow` alone
+
+    @property
+    def data_dim(self) -> int:
+        """Number of columns D."""
+        return self.rows.columns
+
+    @abstractmethod
+    def log_prob(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
+        """Return the log density of the law at x, (batch,) in nats, with respect to the measure of `rows`."""
+
+    @abstractmethod
+    def sample(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n D"]:
+        """Draw n rows, (n, D); with a context one for each of its rows.
+
+        Raises:
+            InputError: the context has not n rows; a temperature other than 1 means nothing for this law.
+        """
+
+    @torch.no_grad()
+    def estimate(
+        self, x: Float[Tensor, "batch D"], c: Context = None, *, n_points: int = 128, seed: int = 0
+    ) -> Estimate:
+        """Return the log density at x with its standard error, (batch,) in nats; exact unless a flow says otherwise.
+
+        Args:
+            x: rows, (batch, D).
+            c: context, (batch, C), or None.
+            n_points: evaluations a row, where the value is estimated.
+            seed: of these.
+        """
+        value = self.log_prob(x, c)
+        return Estimate(value, torch.zeros_like(value))
+
+    def affordable(self, most: int, *, times: int = 1, least: int = 8) -> int:
+        """Return how many rows a computation takes that needs Jacobians of each of them; `most` where there are none.
+
+        Args:
+            most: the number for narrow data.
+            times: how many times the usual work it may take.
+            least: the number for the widest data.
+        """
+        return most
+
+    @torch.no_grad()
+    def start(self, rows: Rows) -> None:
+        """Set parameters from rows before training: principal components, ActNorm, inducing points; nothing here.
+
+        Args:
+            rows: training rows in float64.
+        """
+
+
+class Injection(Flow):
+    """The contract of a law with codes.
+
+    Implementing one: call `super().__init__(rows, latent_dim, context_dim, latent)`, write `encode(x, c)`,
+    `decode(z, c)` and `volume(x, c)`, the last usually by one function of `isthmus.volume`.
+
+    Args:
+        rows: the support of its rows.
         latent_dim: d, 1 <= d <= D.
         context_dim: number of context columns C, 0 for none.
         latent: density of the codes, a zuko lazy distribution over R^d; the standard normal by default.
-        levels: those that encoder and decoder are told where a context does not end with others; none by default.
 
     Attributes:
-        levels: a buffer, (L,), or None.
+        codes: the support of the codes.
 
     Raises:
         InputError: d is not in 1..D.
     """
 
-    whole_space: ClassVar[bool] = False
-    levels: Tensor | None
+    constraints: ClassVar[dict[str, str]] = {
+        **Flow.constraints,
+        "latent.scale_tril": "cholesky",
+        **dict.fromkeys(("latent._1", "latent.base.scale", "latent.transform.transforms.0.scale"), "positive"),
+    }
 
     def __init__(
-        self,
-        data_dim: int,
-        latent_dim: int,
-        context_dim: int = 0,
-        latent: LazyDistribution | None = None,
-        levels: Sequence[float] = (),
+        self, rows: Support, latent_dim: int, context_dim: int = 0, latent: LazyDistribution | None = None
     ) -> None:
-        super().__init__()
-        if not 1 <= latent_dim <= data_dim:
-            raise InputError(f"expected 1 <= latent dimension <= {data_dim} columns; got {latent_dim}; choose another")
-        self.data_dim, self.latent_dim, self.context_dim = data_dim, latent_dim, context_dim
+        super().__init__(rows, context_dim)
+        D = rows.columns
+        if not 1 <= latent_dim <= D:
+            raise InputError(f"expected 1 <= latent dimension <= {D} columns; got {latent_dim}; choose another")
+        self.codes: Support = Euclidean(latent_dim)
         self.latent = latent if latent is not None else latents.normal(latent_dim)
-        self.register_buffer("levels", torch.tensor(levels, dtype=torch.get_default_dtype()) if levels else None)
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of columns of a code, d."""
+        return self.codes.columns
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
-        """The code `z = f(x)`, (batch, d)."""
+        """Return the code `z = f(x)`, (batch, d)."""
 
     @abstractmethod
     def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
-        """The point `g(z)` of the manifold, (batch, D)."""
+        """Return the point `g(z)`, (batch, D)."""
 
     @abstractmethod
     def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
-        """Code, reconstruction and the exact `log_volume = 1/2 log det(g'^T g')` at z = f(x), (batch,) in nats."""
+        """Return code, reconstruction and the exact `log_volume` at z = f(x), (batch,) in nats."""
 
     def maps(self, c: Context = None) -> tuple[Map, Map]:
-        """Encoder and decoder as functions of one argument, the context bound: what `isthmus.volume` works on."""
+        """Return encoder and decoder as functions of one argument, the context bound: what `isthmus.volume` takes."""
         return lambda x: self.encode(x, c), lambda z: self.decode(z, c)
 
-    def told(self, c: Context, n: int) -> Float[Tensor, "n told"] | None:
-        """What encoder and decoder are told of n rows: `c`, completed by the levels that are set, (n, C + L)."""
-        if self.levels is None or (c is not None and c.shape[1] > self.context_dim):
-            return c
-        levels = self.levels.expand(n, -1)
-        return levels if c is None else torch.cat([c, levels], 1)
-
     def base(self, c: Context = None) -> Distribution:
-        """The latent density given the context, levels left out."""
-        if self.levels is not None and c is not None:
-            c = c[:, : self.context_dim] if self.context_dim else None
+        """Return the latent density given the context."""
         return self.latent(c)
 
+    @torch.no_grad()
+    def draw(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n d"]:
+        """Draw codes z ~ p_Z, (n, d), with a context one for each of its rows; see `isthmus.latents.draw`.
+
+        Raises:
+            InputError: the context has not n rows; the latent density has no colder form.
+        """
+        if c is not None and c.shape[0] != n:
+            raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
+        return latents.draw(self.base(c), n, temperature)
+
+    def volume_at(self, z: Float[Tensor, "batch d"], c: Context = None) -> Volume:
+        """Return the code itself, `g(z)` and `log_volume` at z, (batch,) in nats: from the side of the codes."""
+        return exact(lambda z: z, self.maps(c)[1], z, outputs=self.data_dim)
+
     def log_prob(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
-        """Manifold density `log p_Z(z) - log_volume` of the reconstruction of x, (batch,) in nats."""
+        """Return the manifold density `log p_Z(z) - log_volume` of the reconstruction of x, (batch,) in nats."""
         z, _, log_volume = self.volume(x, c)
         return self.base(c).log_prob(z) - log_volume
 
     @torch.no_grad()
     def sample(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n D"]:
-        """Points g(z) of the manifold, (n, D), z ~ p_Z scaled by `temperature`; with a context one point for each row.
+        """Draw points g(z), z ~ p_Z, (n, D); colder codes lie nearer to the modes of p_Z."""
+        return self.decode(self.draw(n, c, temperature=temperature), c)
 
-        Raises:
-            InputError: a context is given that has not n rows.
-        """
-        if c is None:
-            return self.decode(temperature * self.base().sample(torch.Size([n])))
-        if c.shape[0] != n:
-            raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
-        base = self.base(c)
-        z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
-        return self.decode(temperature * z, c)
+    def affordable(self, most: int, *, times: int = 1, least: int = 8) -> int:
+        """Return how many rows a computation takes that needs Jacobians of each of them, from `least` to `most`."""
+        return max(least, min(most, times * _WORK // (self.data_dim * self.latent_dim)))
 
     def reconstruct(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch D"]:
-        """The point of the manifold that x is mapped to, `x_hat = g(f(x))`, (batch, D)."""
+        """Return the point that x is mapped to, `x_hat = g(f(x))`, (batch, D)."""
         return self.decode(self.encode(x, c), c)
 
 
-class NetworkFlow(Flow):
+class LearnedManifold(Injection):
+    """An injection of R^d whose image is learnt, so that rows lie off it; `rows` is that image.
+
+    Args:
+        data_dim: D.
+        latent_dim: d, 1 <= d <= D.
+        context_dim: number of context columns C, 0 for none.
+        latent: density of the codes; the standard normal by default.
+    """
+
+    exact = False
+    objective = "freeform"
+
+    def __init__(
+        self, data_dim: int, latent_dim: int, context_dim: int = 0, latent: LazyDistribution | None = None
+    ) -> None:
+        super().__init__(Learned(data_dim, latent_dim), latent_dim, context_dim, latent)
+
+    @property
+    def codimension(self) -> int:
+        """The number of directions off the manifold, D - d, and 1 at least."""
+        return max(1, self.data_dim - self.latent_dim)
+
+    def sigma(self, squared_error: float) -> float:
+        """Return the residuals' standard deviation per direction off the manifold.
+
+        Args:
+            squared_error: mean of |x - x_hat|^2, summed over columns.
+
+        Returns:
+            In units of x; a millionth at least.
+        """
+        return max(squared_error / self.codimension, 1e-12) ** 0.5
+
+
+class NetworkFlow(LearnedManifold):
     """What flows of any two modules share. With a context these are called as `encoder(x, c)` and `decoder(z, c)`.
 
     Each computes in the precision of its own parameters; codes and rows have that of the rows.
@@ -145,6 +284,9 @@ class NetworkFlow(Flow):
         context_dim: number of context columns C, 0 for none.
         latent: density of the codes; the standard normal by default.
         levels: what else the modules are told where nothing else is said, as L further context columns.
+
+    Attributes:
+        levels: a buffer, (L,), or None.
 
     Warns:
         UserWarning: a ReLU (no second derivative; training is unstable) or a BatchNorm in training mode (rows
@@ -161,25 +303,44 @@ class NetworkFlow(Flow):
         latent: LazyDistribution | None = None,
         levels: Sequence[float] = (),
     ) -> None:
-        super().__init__(data_dim, latent_dim, context_dim, latent, levels)
+        super().__init__(data_dim, latent_dim, context_dim, latent)
+        self.levels = torch.tensor(levels, dtype=torch.get_default_dtype()) if levels else None
         self.encoder, self.decoder = encoder, decoder
         for layer in (*encoder.modules(), *decoder.modules()):
             _warn_of(layer)
 
     def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
-        """The code `z = f(x)`, (batch, d)."""
+        """Return the code `z = f(x)`, (batch, d)."""
         return self._applied(self.encoder, x, c)
 
     def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
-        """The point `g(z)` of the manifold, (batch, D)."""
+        """Return the point `g(z)` of the manifold, (batch, D)."""
         return self._applied(self.decoder, z, c)
 
     def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
-        """Code, reconstruction and the exact `log_volume`, (batch,) in nats, from the decoder's whole Jacobian."""
+        """Return code, reconstruction and the exact `log_volume`, from the decoder's whole Jacobian."""
         return exact(*self.maps(c), x)
 
+    def base(self, c: Context = None) -> Distribution:
+        """Return the latent density given the context, levels left out."""
+        if self.levels is not None and c is not None:
+            c = c[:, : self.context_dim] if self.context_dim else None
+        return self.latent(c)
+
+    def told(self, c: Context, n: int) -> Float[Tensor, "n told"] | None:
+        """Return what encoder and decoder are told of n rows: `c`, completed by the levels, (n, C + L)."""
+        if self.levels is None or (c is not None and c.shape[1] > self.context_dim):
+            return c
+        levels = self.levels.expand(n, -1)
+        return levels if c is None else torch.cat([c, levels], 1)
+
+    @torch.no_grad()
+    def start(self, rows: Rows) -> None:
+        """Set linear paths of the networks, where they have any, to the principal components of the rows."""
+        start_at_principal_components(self.encoder, self.decoder, rows.x)
+
     def _applied(self, network: nn.Module, x: Tensor, c: Context) -> Tensor:
-        """What a network makes of rows, told the context and the levels, in its own precision."""
+        """Return what a network makes of rows, told the context and the levels, in its own precision."""
         c = self.told(c, x.shape[0])
         own = next((parameter.dtype for parameter in network.parameters()), x.dtype)
         if own == x.dtype:

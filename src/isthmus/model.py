@@ -1,4 +1,4 @@
-"""A finished model: column preparation, flow and noise together, in the user's own units.
+"""A finished model: the preparation of columns and the density of prepared rows together, in the user's own units.
 
 Inside, columns are standardised, see `isthmus.columns`; outside, everything is in the user's units: data, samples, and
 densities, whose log-determinant of the preparation is always included. Computation is in float64, so that the score of
@@ -9,20 +9,19 @@ scores of images may differ by about 1e-3 nats with the rows beside them.
 import copy
 import math
 from collections.abc import Callable
-from typing import Literal, final, get_args
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
-from isthmus.ambient import Ambient, Estimate
 from isthmus.columns import Columns
+from isthmus.density import Ambient, Density
 from isthmus.errors import InputError
-from isthmus.flow import Context, Flow, in_double
+from isthmus.flow import Context, Estimate, Flow, Injection, in_double
 from isthmus.levels import Levels
 from isthmus.matrices import check_finite, doubled
-from isthmus.volume import exact
 
 __all__ = ["Model"]
 
@@ -30,24 +29,22 @@ _ROWS = 4096
 _OFFSETS = 8  # at which a row of integers is spread over their units; even
 _MANY_COLUMNS, _FEW_OFFSETS = 256, 2  # over so many integers in a row a sum averages by itself
 
-Density = Literal["ambient", "linearised", "manifold"]
-
 
 @final
 class Model(nn.Module):
-    """A flow with the noise off its manifold and the preparation of the user's columns.
+    """A density of rows with the preparation of the user's columns.
 
     All tensors are in the user's units, (batch, n) with n the user's columns; codes are (batch, d); densities (batch,)
     in nats. Everything but networks that convolve is computed in float64, in chunks of rows.
 
     Args:
-        ambient: flow and noise, on standardised columns.
+        density: of prepared rows, with its flow.
         columns: preparation of the data's columns.
         context_columns: preparation of the context's columns, None where there is no context.
         levels: what the networks are told beside the context; nothing by default.
 
     Example:
-        >>> from isthmus.ambient import IsotropicNoise
+        >>> from isthmus.density import Ambient, IsotropicNoise
         >>> from isthmus.flows import FreeFormFlow
         >>> from isthmus.networks import mlp_pair
         >>> flow = FreeFormFlow(*mlp_pair(3, 1), data_dim=3, latent_dim=1)
@@ -58,13 +55,13 @@ class Model(nn.Module):
 
     def __init__(
         self,
-        ambient: Ambient,
+        density: Density,
         columns: Columns,
         context_columns: Columns | None = None,
         levels: Levels | None = None,
     ) -> None:
         super().__init__()
-        self.ambient, self.columns, self.context_columns = ambient, columns, context_columns
+        self.density, self.columns, self.context_columns = density, columns, context_columns
         self.levels = levels or Levels()
         self.requires_grad_(requires_grad=False)
         in_double(self).eval()
@@ -73,8 +70,13 @@ class Model(nn.Module):
 
     @property
     def flow(self) -> Flow:
-        """The flow on standardised columns."""
-        return self.ambient.flow
+        """The flow of prepared rows."""
+        return self.density.flow
+
+    @property
+    def measured(self) -> str:
+        """The unit and the measure of every log density of a row: `nats a row, per unit of ...`."""
+        return self.density.rows.measured
 
     @property
     def level(self) -> dict[str, float]:
@@ -117,67 +119,97 @@ class Model(nn.Module):
         return model
 
     def encode(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, "batch d"]:
-        """Codes `f(x)`."""
-        return self._by_rows(lambda u, c: self.flow.encode(self.columns.standardise(u), c), self._checked(x), c)
+        """Return codes `f(x)`.
+
+        Raises:
+            InputError: the flow has no codes.
+        """
+        flow = self.injection
+        return self._by_rows(lambda u, c: flow.encode(self.columns.standardise(u), c), self._checked(x), c)
 
     def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch n"]:
-        """Points `g(z)` of the manifold."""
+        """Return the points `g(z)`."""
+        flow = self.injection
         check_finite(z, "codes")
-        return self._by_rows(lambda z, c: self.columns.restore(self.flow.decode(z, c)), z, c)
+        return self._by_rows(lambda z, c: self.columns.restore(flow.decode(z, c)), z, c)
 
     def reconstruct(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, "batch n"]:
-        """The points of the manifold that rows are mapped to, `g(f(x))`."""
-        return self._by_rows(self._reconstruct, self._checked(x), c)
+        """Return the points that rows are mapped to, `g(f(x))`."""
+        flow = self.injection
+
+        def reconstruct(x: Tensor, c: Context) -> Tensor:
+            """Return the reconstructions of some rows, in the user's units."""
+            return self.columns.restore(flow.reconstruct(self.columns.standardise(x), c))
+
+        return self._by_rows(reconstruct, self._checked(x), c)
+
+    @property
+    def injection(self) -> Injection:
+        """The flow, where it has codes.
+
+        Raises:
+            InputError: it has none.
+        """
+        if not isinstance(self.flow, Injection):
+            raise InputError(
+                f"expected a flow with codes; got {type(self.flow).__name__}, which has none; it can score and sample"
+            )
+        return self.flow
 
     def log_prob(
-        self, x: Float[Tensor, "batch n"], c: Context = None, *, density: Density = "linearised"
+        self, x: Float[Tensor, "batch n"], c: Context = None, *, density: str | None = None
     ) -> Float[Tensor, " batch"]:
-        """Log density of each row in nats, in the user's units, the preparation's log-determinant included.
+        """Return the log density of each row in nats, in the user's units, the preparation's log-determinant included.
 
-        Of an integer in a column of integers the ambient log density is the mean over the unit around it, at fixed
-        offsets: a lower bound of the integer's log probability. (At the integer itself it may be far above.) Numbers
-        between the integers are taken as they are.
+        Of an integer in a column of integers it is the mean over the unit around it, at fixed offsets: a lower bound of
+        the integer's log probability. (At the integer itself it may be far above.) Numbers between the integers are
+        taken as they are. It is the density of a *row*; `flow.log_prob` is that of the flow's own law.
 
         Args:
             x: data, (batch, n).
             c: context, (batch, C), or None.
-            density: `linearised` or `ambient` (importance-sampled), of x in R^n, constant columns left out; or
-                `manifold`, of the reconstruction of x with respect to d-dimensional volume on the learned manifold.
+            density: one of `density.names`, the first by default. Around a learned manifold: `linearised` or `ambient`
+                (importance-sampled), of x in R^n, constant columns left out; or `manifold`, of the reconstruction of x
+                with respect to d-dimensional volume on the learned manifold. Of a law of rows: `own`.
 
         Returns:
-            (batch,) in nats.
+            (batch,) in nats, with respect to the measure that `measured` names.
+
+        Raises:
+            InputError: the density has no such evaluation.
         """
-        if density not in get_args(Density):
-            raise InputError(f"expected a density among {', '.join(get_args(Density))}; got {density!r}; choose one")
+        names = self.density.names
+        if density is not None and density not in names:
+            raise InputError(f"expected a density among {', '.join(names)}; got {density!r}; choose one of them")
         if density == "ambient":
-            return self.importance_sampled(x, c).value
-        return self._by_rows(self._manifold if density == "manifold" else self._linearised, self._checked(x), c)
+            return self.estimate(x, c).value
+        return self._by_rows(self._manifold if density == "manifold" else self._log_prob, self._checked(x), c)
 
-    def importance_sampled(self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128) -> Estimate:
-        """The ambient log density by importance sampling, with its standard error, (batch,) in nats, user's units."""
+    def estimate(self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128) -> Estimate:
+        """Return the most faithful log density there is, with its standard error, (batch,) in nats, user's units."""
 
-        def estimate(x: Tensor, c: Context) -> Tensor:
-            """Value and standard error side by side."""
+        def sided(x: Tensor, c: Context) -> Tensor:
+            """Return value and standard error side by side."""
             values, errors = [], []
             for y in self._spread(x):
-                value, error = self.ambient.importance_sampled(self.columns.standardise(y), c, n_points=n_points)
+                value, error = self.density.estimate(self.columns.standardise(y), c, n_points=n_points)
                 values.append(value + self.columns.log_det(y))
                 errors.append(error)
             error = torch.stack(errors).square().sum(0).sqrt() / len(errors)
             return torch.stack([torch.stack(values).mean(0), error], 1)
 
-        return Estimate(*self._by_rows(estimate, self._checked(x), c).unbind(1))
+        return Estimate(*self._by_rows(sided, self._checked(x), c).unbind(1))
 
     def sample(
         self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0, truncation: float = 1.0
     ) -> Float[Tensor, "n n_columns"]:
-        """Draw rows: from the ambient density, or with `noise=False` on the manifold; integer columns are not rounded.
+        """Draw rows: from the density, or with `noise=False` on the manifold; integer columns are not rounded.
 
         Args:
             n: number of rows, >= 1.
             c: one context row for all, or n of them; required by a conditional model.
             noise: whether to add the noise off the manifold.
-            temperature: scale of codes and noise; 1 is the model.
+            temperature: scale of codes about their modes, and of the noise; 1 is the model, colder is more typical.
             truncation: share in (0, 1] of the codes to draw from, the likeliest ones under the latent density: of 16
                 codes a row one of as many as that is kept. 1 is the model; less gives more typical rows.
 
@@ -190,7 +222,7 @@ class Model(nn.Module):
         if c is not None or self.context_columns is not None:
             c = c.expand(n, -1) if c is not None and c.shape[0] == 1 else c
             inner = self._inner_context(c, torch.empty(n, 0))
-        x = self.ambient.sample(n, inner, noise=noise, temperature=temperature, truncation=truncation)
+        x = self.density.sample(n, inner, noise=noise, temperature=temperature, truncation=truncation)
         return self.columns.restore(x)
 
     def _spread(self, x: Tensor) -> list[Tensor]:
@@ -205,19 +237,16 @@ class Model(nn.Module):
         offsets[:, kept] = draws.to(x) - 0.5
         return [x + whole * offset for offset in torch.cat([offsets, -offsets])]
 
-    def _reconstruct(self, x: Tensor, c: Context) -> Tensor:
-        return self.columns.restore(self.flow.reconstruct(self.columns.standardise(x), c))
-
-    def _linearised(self, x: Tensor, c: Context) -> Tensor:
+    def _log_prob(self, x: Tensor, c: Context) -> Tensor:
         values = [
-            self.ambient.linearised(self.columns.standardise(y), c) + self.columns.log_det(y) for y in self._spread(x)
+            self.density.log_prob(self.columns.standardise(y), c) + self.columns.log_det(y) for y in self._spread(x)
         ]
         return torch.stack(values).mean(0)
 
     def _manifold(self, x: Tensor, c: Context) -> Tensor:
-        encode, decode = self.flow.maps(c)
-        z, _, log_volume = exact(encode, lambda z: self.columns.restore_kept(decode(z)), self.columns.standardise(x))
-        return self.flow.base(c).log_prob(z) - log_volume
+        if not isinstance(self.density, Ambient):
+            raise InputError("expected a learned manifold; got a law of rows; score with density 'own'")
+        return self.density.manifold(self.columns.standardise(x), c, restore=self.columns.restore_kept)
 
     def _checked(self, x: Tensor) -> Tensor:
         n = self.columns.mean.shape[0]

@@ -11,8 +11,7 @@ objectives: only its gradient means anything; it is named `surrogate` in `parts`
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -20,10 +19,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from isthmus.autodiff import pullback
+from isthmus.density import as_trained
 from isthmus.errors import InputError
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, Flow, Injection
 from isthmus.levels import Range
-from isthmus.volume import SURROGATES, Surrogate, Volume, conjugate_gradient, exact, orthonormal_probes
+from isthmus.rows import Rows
+from isthmus.volume import SURROGATES, Surrogate, Volume, conjugate_gradient, exact, orthonormal_probes, tangent_probes
 
 __all__ = [
     "OBJECTIVES",
@@ -32,9 +33,11 @@ __all__ = [
     "FreeForm",
     "Likelihood",
     "Objective",
+    "Reconstructing",
     "Reconstruction",
     "RectangularLikelihood",
     "Regularised",
+    "Start",
     "Terms",
     "Variational",
     "Wasserstein",
@@ -58,10 +61,54 @@ class Objective(ABC):
 
     Implementing one:
 
-    * refuse in `__init__` what cannot work, with the reason (K > d is refused where the probes are drawn);
-    * write `__call__(flow, x, c, weight)`, using only the contract of a flow and `isthmus.volume`, the squared error
-      weighed by `self.betas(flow, x, c)`;
+    * name in `needs` the kind of flow that it trains, and refuse in `__init__` what cannot work, with the reason;
+    * write `__call__(flow, x, c, weight)`, using only the contract of that kind and `isthmus.volume`;
+    * derive from `Reconstructing` where there is a squared reconstruction error to weigh;
+    * write `score` where held-out rows are judged by something else than their log density;
     * add the class to `OBJECTIVES` below; every property test then runs on it.
+
+    Attributes:
+        needs: the kind of flow, `Flow` or a subclass.
+        cites: keys of `isthmus/references.bib`.
+        beta: weight of the squared reconstruction error where there is one, else None.
+        beta_follows: whether training sets it from the residual.
+        beta_range: the range that it is drawn from, or None.
+        steps: whether there is a gradient to follow.
+        follows_likelihood: whether the change of volume is trained, so that a `beta` that is too low can be exploited.
+    """
+
+    needs: ClassVar[Any] = Injection
+    cites: tuple[str, ...] = ()
+    beta: Tensor | None = None
+    beta_follows: bool = False
+    beta_range: Range | None = None
+    follows_likelihood: ClassVar[bool] = False
+    steps: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, flow: Any, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Return per-row terms at data `x` (batch, D), the likelihood multiplied by `weight`."""
+
+    @classmethod
+    def serves(cls, kind: type[Flow]) -> bool:
+        """Return whether flows of a kind can be trained by this objective."""
+        return issubclass(kind, cls.needs)
+
+    def score(self, flow: Flow, held_out: Rows) -> dict[str, float]:
+        """Return what held-out rows say of a flow in training: `log_density`, which decides, and other figures.
+
+        Args:
+            flow: a copy in float64.
+            held_out: rows in float64.
+
+        Returns:
+            Means in nats a row; with a reconstruction also its squared error.
+        """
+        return as_trained(flow, held_out).score(held_out)
+
+
+class Reconstructing(Objective):
+    """What objectives share that weigh a squared reconstruction error by `beta`.
 
     Args:
         beta: weight of the squared reconstruction error in nats per squared unit of x, > 0, or `auto`: training then
@@ -76,6 +123,8 @@ class Objective(ABC):
         InputError: beta is not positive.
     """
 
+    beta: Tensor
+
     def __init__(self, beta: Beta) -> None:
         self.beta_follows = beta == "auto"
         self.beta_range = Range(*beta) if isinstance(beta, tuple) else None
@@ -84,12 +133,8 @@ class Objective(ABC):
             raise InputError(f"expected beta > 0, the weight of the squared reconstruction; got {beta}; try 'auto'")
         self.beta = torch.tensor(value)
 
-    @abstractmethod
-    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
-        """Per-row terms at data `x` (batch, D), the likelihood multiplied by `weight`."""
-
     def betas(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None) -> Weight:
-        """The weight of the squared error: `beta`, or where that is a range one a row, (batch,), by its last level.
+        """Return the weight of the squared error: `beta`, or where that is a range one a row, by its last level.
 
         Raises:
             InputError: beta is a range and the flow is told no levels.
@@ -101,11 +146,11 @@ class Objective(ABC):
                 f"expected a flow that is told beta, which is a range; got {type(flow).__name__} without levels; build "
                 "it by a recipe or with levels, or give one number"
             )
-        told = flow.told(c, x.shape[0])
+        told = flow.told(c, x.shape[0])  # type: ignore[operator]
         return self.beta if told is None else self.beta_range.value(told[:, -1])
 
 
-def _terms(flow: Flow, x: Tensor, c: Context, volume: Volume | Surrogate, beta: Weight, weight: Weight) -> Terms:
+def _terms(flow: Injection, x: Tensor, c: Context, volume: Volume | Surrogate, beta: Weight, weight: Weight) -> Terms:
     reconstruction = (x - volume.x_hat).square().sum(1)
     latent = -flow.base(c).log_prob(volume.z)
     name = "log_volume" if isinstance(volume, Volume) else "surrogate"
@@ -114,7 +159,7 @@ def _terms(flow: Flow, x: Tensor, c: Context, volume: Volume | Surrogate, beta: 
 
 
 @final
-class FreeForm(Objective):
+class FreeForm(Reconstructing):
     """The paper's loss: reconstruction, and the likelihood by a surrogate for the change of volume.
 
     Args:
@@ -137,6 +182,8 @@ class FreeForm(Objective):
         ['latent', 'reconstruction', 'surrogate']
     """
 
+    follows_likelihood = True
+
     def __init__(self, beta: Beta = "auto", surrogate: str = "conditional", K: int = 1, probed: float = 1.0) -> None:
         if surrogate not in SURROGATES:
             raise InputError(f"expected a surrogate among {', '.join(SURROGATES)}; got {surrogate!r}; choose one")
@@ -145,11 +192,13 @@ class FreeForm(Objective):
         super().__init__(beta)
         self.surrogate, self.K, self.probed = surrogate, K, probed
         self.estimator = SURROGATES[surrogate]
+        self.cites = ("sorrenson2024", *(("rafae2026",) if surrogate == "conditional" else ()))
 
-    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
-        """Per-row terms at data `x` (batch, D)."""
+    def __call__(self, flow: Injection, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Return per-row terms at data `x` (batch, D)."""
         n = math.ceil(self.probed * x.shape[0])
-        z, x_hat, surrogate = self.estimator(*flow.maps(None if c is None else c[:n]), x[:n], K=self.K)
+        maps = flow.maps(None if c is None else c[:n])
+        z, x_hat, surrogate = self.estimator(*maps, x[:n], K=self.K, probes=tangent_probes(flow.codes))
         if n < x.shape[0]:
             rest = None if c is None else c[n:]
             z_rest = flow.encode(x[n:], rest)
@@ -159,19 +208,18 @@ class FreeForm(Objective):
 
 
 @final
-class ExactLikelihood(Objective):
+class ExactLikelihood(Reconstructing):
     """The exact change of volume, measured on the encoder, d products a row.
 
-    It is what the paper's surrogate estimates where f' is the pseudo-inverse of g'. The decoder's side is refused: with
+    It is what the paper's surrogate estimates where f' is the pseudo-inverse of g'. There is no decoder's side: with
     d < D it is unbounded below for every finite beta, since a decoder that shrinks to a point gains likelihood without
     bound and loses at most the variance of the data; with d = D the encoder's side is the same likelihood.
 
     Args:
         beta: weight of the squared reconstruction error, > 0, `auto` or a range.
-        side: whose Jacobian is measured; only `encoder` can work.
 
     Raises:
-        InputError: beta is not positive, or the side is not the encoder's.
+        InputError: beta is not positive.
 
     References:
         Sorrenson et al. (2024), arXiv 2306.01843, section 4.2.
@@ -181,21 +229,19 @@ class ExactLikelihood(Objective):
         tensor(5.)
     """
 
-    def __init__(self, beta: Beta = "auto", side: str = "encoder") -> None:
-        if side != "encoder":
-            raise InputError(
-                f"expected side 'encoder'; got {side!r}: the exact likelihood measured on the decoder is unbounded "
-                "below for every beta when d < D; use side='encoder' or FreeForm"
-            )
+    cites = ("sorrenson2024",)
+    follows_likelihood = True
+
+    def __init__(self, beta: Beta = "auto") -> None:
         super().__init__(beta)
 
-    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
-        """Per-row terms at data `x` (batch, D)."""
+    def __call__(self, flow: Injection, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Return per-row terms at data `x` (batch, D)."""
         return _terms(flow, x, c, exact(*flow.maps(c), x, side="encoder", dtype=None), self.betas(flow, x, c), weight)
 
 
 @final
-class RectangularLikelihood(Objective):
+class RectangularLikelihood(Reconstructing):
     """The likelihood of rectangular flows by conjugate gradients, with the reconstruction error beside it.
 
     Args:
@@ -212,6 +258,9 @@ class RectangularLikelihood(Objective):
         2
     """
 
+    cites = ("caterini2021",)
+    follows_likelihood = True
+
     def __init__(
         self,
         beta: Beta = 50.0,
@@ -225,9 +274,10 @@ class RectangularLikelihood(Objective):
         self.K = K
         self.tolerance, self.max_iterations = tolerance, max_iterations
 
-    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
-        """Per-row terms at data `x` (batch, D)."""
+    def __call__(self, flow: Injection, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Return per-row terms at data `x` (batch, D)."""
         options: dict[str, Any] = {"tolerance": self.tolerance, "max_iterations": self.max_iterations}
+        options["probes"] = tangent_probes(flow.codes)
         volume = conjugate_gradient(*flow.maps(c), x, K=self.K, **options)
         return _terms(flow, x, c, volume, self.betas(flow, x, c), weight)
 
@@ -243,46 +293,65 @@ class Reconstruction(Objective):
         ['reconstruction']
     """
 
-    def __init__(self) -> None:
-        super().__init__(1.0)
-
-    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
-        """Per-row terms at data `x` (batch, D)."""
+    def __call__(self, flow: Injection, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Return per-row terms at data `x` (batch, D)."""
         reconstruction = (x - flow.reconstruct(x, c)).square().sum(1)
         return Terms(reconstruction, {"reconstruction": reconstruction})
 
 
 @final
 class Likelihood(Objective):
-    """The negative log-likelihood and nothing else, for flows of the whole space: there is nothing to reconstruct.
+    """The negative log-likelihood and nothing else, for flows whose law is one of rows.
 
     Raises:
-        InputError: in use, on a flow that is not of the whole space.
+        InputError: in use, on a learned manifold: its likelihood would shrink it to a point.
 
     Example:
         >>> import torch
         >>> from isthmus.flows import BijectiveFlow
-        >>> sorted(Likelihood()(BijectiveFlow(2, 2), torch.randn(4, 2)).parts)
-        ['latent', 'log_volume']
+        >>> list(Likelihood()(BijectiveFlow(2, 2), torch.randn(4, 2)).parts)
+        ['likelihood']
     """
 
-    def __init__(self) -> None:
-        super().__init__(1.0)
+    needs = Flow
+
+    @classmethod
+    def serves(cls, kind: type[Flow]) -> bool:
+        """Return whether the log density of flows of a kind is exact and one of rows."""
+        return kind.exact
 
     def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
-        """Per-row terms at data `x` (batch, D); the weight of the warm-up is of no effect."""
-        if not flow.whole_space:
+        """Return per-row terms at data `x` (batch, D); the weight of the warm-up is of no effect."""
+        if not self.serves(type(flow)):
             raise InputError(
-                f"expected a flow of the whole space, as 'bijective', for the likelihood alone; got "
+                f"expected a flow with an exact density of rows, as 'bijective', for the likelihood alone; got "
                 f"{type(flow).__name__}: its likelihood would shrink the manifold to a point; use 'freeform'"
             )
-        z, _, log_volume = flow.volume(x, c)
-        latent = -flow.base(c).log_prob(z)
-        return Terms(latent + log_volume, {"latent": latent, "log_volume": log_volume})
+        value = -flow.log_prob(x, c)
+        return Terms(value, {"likelihood": value})
 
 
 @final
-class Variational(Objective):
+class Start(Objective):
+    """No steps at all: for flows that are fitted by their own `start`, in closed form or without gradients.
+
+    Example:
+        >>> Start().steps
+        False
+    """
+
+    needs = Flow
+    steps = False
+
+    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Refuse: there is no gradient to follow."""
+        raise InputError(
+            f"expected no steps with objective 'start'; got one for {type(flow).__name__}; use 'likelihood'"
+        )
+
+
+@final
+class Variational(Reconstructing):
     """The evidence lower bound of a variational autoencoder with Gaussian noise of variance 1/(2 beta).
 
     `beta |x - g(z)|^2 + weight (log q(z | x) - log p_Z(z))` at one draw `z ~ q(. | x)` a row. In the notation of the
@@ -304,17 +373,24 @@ class Variational(Objective):
         tensor(5.)
     """
 
+    cites = ("kingma2014",)
+    follows_likelihood = True
+
     def __init__(self, beta: Beta = "auto") -> None:
         super().__init__(beta)
 
-    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
-        """Per-row terms at data `x` (batch, D)."""
-        posterior = getattr(flow, "posterior", None)
-        if posterior is None:
+    @classmethod
+    def serves(cls, kind: type[Flow]) -> bool:
+        """Return whether flows of a kind have a distribution of codes."""
+        return super().serves(kind) and hasattr(kind, "posterior")
+
+    def __call__(self, flow: Injection, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Return per-row terms at data `x` (batch, D)."""
+        if not self.serves(type(flow)):
             raise InputError(
                 f"expected a flow with a distribution of codes, as 'variational'; got {type(flow).__name__}; use it"
             )
-        q = posterior(x, c)
+        q = flow.posterior(x, c)  # type: ignore[operator]
         z = q.rsample()
         reconstruction = (x - flow.decode(z, c)).square().sum(1)
         divergence = q.log_prob(z) - flow.base(c).log_prob(z)
@@ -323,7 +399,7 @@ class Variational(Objective):
 
 
 @final
-class Wasserstein(Objective):
+class Wasserstein(Reconstructing):
     """The Wasserstein autoencoder: reconstruction, and the maximum mean discrepancy between codes and draws from p_Z.
 
     `beta |x - x_hat|^2 + weight penalty MMD^2`, with the kernel `k(a, b) = sum_s C / (C + |a - b|^2)`, `C = 2 d s`. The
@@ -355,6 +431,8 @@ class Wasserstein(Objective):
         ['discrepancy', 'reconstruction']
     """
 
+    cites = ("tolstikhin2018",)
+
     def __init__(
         self,
         beta: Beta = 1.0,
@@ -370,8 +448,8 @@ class Wasserstein(Objective):
             raise InputError(f"expected scales of the kernel > 0, one at least; got {scales}; 1 is a usual choice")
         self.penalty, self.scales = penalty, scales
 
-    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
-        """Per-row terms at data `x` (batch, D), batch >= 2."""
+    def __call__(self, flow: Injection, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Return per-row terms at data `x` (batch, D), batch >= 2."""
         n = x.shape[0]
         if n < 2:
             raise InputError("expected at least 2 rows a batch, to compare their codes; got 1; use a larger batch")
@@ -398,7 +476,7 @@ class Wasserstein(Objective):
 
 
 @final
-class Regularised(Objective):
+class Regularised(Reconstructing):
     """The regularised autoencoder: reconstruction, small codes, and a smooth decoder in place of a noisy code.
 
     `beta |x - x_hat|^2 + weight (|z|^2 / 2 + penalty r)`, with r the decoder's squared parameters `|theta|^2` (`l2`) or
@@ -430,6 +508,8 @@ class Regularised(Objective):
         ['decoder', 'latent', 'reconstruction']
     """
 
+    cites = ("ghosh2020",)
+
     def __init__(
         self,
         beta: Beta = "auto",
@@ -443,8 +523,8 @@ class Regularised(Objective):
             raise InputError(f"expected penalty >= 0, the weight on the decoder; got {penalty}; 1e-3 is a usual choice")
         self.decoder, self.penalty = decoder, penalty
 
-    def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
-        """Per-row terms at data `x` (batch, D)."""
+    def __call__(self, flow: Injection, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
+        """Return per-row terms at data `x` (batch, D)."""
         z = flow.encode(x, c)
         if self.decoder == "l2":
             x_hat, decoder = flow.decode(z, c), _squared_parameters(flow).expand(x.shape[0])
@@ -457,7 +537,7 @@ class Regularised(Objective):
         return Terms(total, {"reconstruction": reconstruction, "latent": latent, "decoder": decoder})
 
 
-def _squared_parameters(flow: Flow) -> Float[Tensor, ""]:
+def _squared_parameters(flow: Injection) -> Float[Tensor, ""]:
     decoder = getattr(flow, "decoder", None)
     if decoder is None:
         raise InputError(
@@ -467,12 +547,13 @@ def _squared_parameters(flow: Flow) -> Float[Tensor, ""]:
     return torch.stack([parameter.square().sum() for parameter in decoder.parameters()]).sum()
 
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "freeform": FreeForm,
     "exact": ExactLikelihood,
     "rectangular": RectangularLikelihood,
     "reconstruction": Reconstruction,
     "likelihood": Likelihood,
+    "start": Start,
     "variational": Variational,
     "wasserstein": Wasserstein,
     "regularised": Regularised,

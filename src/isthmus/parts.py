@@ -43,7 +43,7 @@ class Parts:
         table: the rows.
         folder: for the parts, `part-00000.parquet`, `part-00001.parquet`, ...; its parent must exist.
         verb: "score" or "encode", see `isthmus.scoring`.
-        density: of the scores, one of `isthmus.scoring.DENSITIES`.
+        density: of the scores, a name of the model's density, or None for the usual one.
         rows: the least number of rows of a part, but for the last of a file.
 
     Example:
@@ -63,7 +63,7 @@ class Parts:
     table: Parquet
     folder: Path
     verb: Verb = "score"
-    density: str = "linearised"
+    density: str | None = None
     rows: int = _ROWS
 
     def __len__(self) -> int:

@@ -34,12 +34,13 @@ from pydantic import (
 from torch import nn
 
 from isthmus.errors import InputError
-from isthmus.flow import Flow, NetworkFlow
-from isthmus.flows import FLOWS, VariationalFlow
+from isthmus.flow import Flow, Injection, LearnedManifold
+from isthmus.flows import FLOWS
 from isthmus.latents import LATENTS
 from isthmus.levels import Levels, Range
 from isthmus.networks import NETWORKS, Count
 from isthmus.objective import OBJECTIVES, Objective
+from isthmus.supports import SUPPORTS, Support
 
 __all__ = ["Part", "Recipe"]
 
@@ -48,8 +49,9 @@ R = TypeVar("R", bound=BaseModel)
 
 _LARGEST = 1_000_000  # characters of a recipe
 
-# Arguments that the data decide, never a recipe; nor does a recipe hold modules.
-_FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "latent"}
+# Arguments that the data or other parts of a recipe decide; nor does a recipe hold modules.
+_FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "latent", "levels", "rows", "columns"}
+_RENAMED = {"density": "refit"}  # sections, by the names that they had
 
 
 def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
@@ -130,21 +132,32 @@ class Part(_Record):
         self._typed(registry, what)
         return self
 
-    def build(self, registry: Mapping[str, Callable[..., Any]], *arguments: Any) -> Any:
+    def build(self, registry: Mapping[str, Callable[..., Any]], *arguments: Any, **named: Any) -> Any:
         """Call what the name stands for with `arguments` and the options, each of the type that is asked for."""
         typed = self._typed(registry, "options of")
-        return registry[self.kind](*arguments, **{name: getattr(typed, name) for name in self.options})
+        return registry[self.kind](*arguments, **named, **{name: getattr(typed, name) for name in self.options})
 
     def _typed(self, registry: Mapping[str, Callable[..., Any]], what: str) -> BaseModel:
         return _validated(_signature(registry[self.kind], type(self)), dict(self), f"{what} {self.kind!r}")
 
 
 @functools.cache
+def _parameters(named: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a callable by name, their annotations evaluated."""
+    return dict(inspect.signature(named, eval_str=True).parameters)
+
+
+def _modules(named: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters that are modules, in their order."""
+    return [name for name, parameter in _parameters(named).items() if parameter.annotation is nn.Module]
+
+
+@functools.cache
 def _signature(named: Callable[..., Any], part: type[Part]) -> type[BaseModel]:
-    """A record of the part's own fields and of the options of what it names."""
+    """Return a record of the part's own fields and of the options of what it names."""
     fields: dict[str, Any] = {
         p.name: (p.annotation, ... if p.default is p.empty else p.default)
-        for p in inspect.signature(named).parameters.values()
+        for p in _parameters(named).values()
         if p.name not in _FROM_DATA and p.annotation is not nn.Module
     }
     own = {name: (field.annotation, field) for name, field in part.model_fields.items()}
@@ -170,19 +183,48 @@ class ObjectivePart(Part):
 
 
 class FlowRecipe(Part):
-    """Which map is learned: a name out of `FLOWS`, its options; network and latent for free-form and variational."""
+    """Which law is learnt: a name out of `FLOWS`, and its options.
+
+    `network` and `latent` are there where the constructor of the flow takes modules or a latent density.
+    """
 
     kind: str = "freeform"
     latent_dim: Count | Auto = "auto"
-    network: NetworkPart = NetworkPart()
-    latent: LatentPart = LatentPart()
+    network: NetworkPart | None = None
+    latent: LatentPart | None = None
     initialise: Literal["auto", "random"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, record: Any) -> Any:
+        kind = record.get("kind", "freeform") if isinstance(record, Mapping) else None
+        if kind not in FLOWS:
+            return record
+        return {**{name: {} for name in _parts(kind)}, **record}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.network.check(NETWORKS, "network")
-        self.latent.check(LATENTS, "latent")
-        return self.check(FLOWS, "flow")
+        self.check(FLOWS, "flow")
+        for name, registry in (("network", NETWORKS), ("latent", LATENTS)):
+            part = getattr(self, name)
+            if part is not None:
+                part.check(registry, name)
+                if name not in _parts(self.kind):
+                    raise InputError(
+                        f"expected no {name} for flow {self.kind!r}, which takes none; got one; leave it out"
+                    )
+        if self.latent_dim != "auto" and "latent_dim" not in _parameters(FLOWS[self.kind]):
+            raise InputError(
+                f"expected no latent_dim for flow {self.kind!r}, which has no codes; got {self.latent_dim}; leave it "
+                "out"
+            )
+        return self
+
+
+def _parts(flow: str) -> list[str]:
+    """Return which parts of a recipe a flow takes beside its own options."""
+    takes = {"network": bool(_modules(FLOWS[flow])), "latent": "latent" in _parameters(FLOWS[flow])}
+    return [name for name, taken in takes.items() if taken]
 
 
 class TrainingRecipe(_Record):
@@ -223,7 +265,7 @@ class TrainingRecipe(_Record):
         return Levels(noise, objective.beta_range if objective is not None else None)
 
 
-class DensityRecipe(_Record):
+class RefitRecipe(_Record):
     """What is fitted to the codes and residuals after training, the networks untouched."""
 
     latent: Literal["auto", "as trained", "gaussian", "mixture", "flow"] = "auto"
@@ -259,23 +301,71 @@ class Recipe(_Record):
     """
 
     flow: FlowRecipe = FlowRecipe()
+    support: Part = Part(kind="euclidean")
     objective: ObjectivePart = ObjectivePart()
     training: TrainingRecipe = TrainingRecipe()
-    density: DensityRecipe = DensityRecipe()
+    refit: RefitRecipe = RefitRecipe()
     columns: ColumnsRecipe = ColumnsRecipe()
     seed: int = Field(0, ge=0, lt=2**32)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, record: Any) -> Any:
+        """Rename sections that had other names, and take objective and support from the flow."""
+        if not isinstance(record, Mapping):
+            return record
+        filled = {name: value for name, value in record.items() if name not in _RENAMED}
+        for old, new in _RENAMED.items():
+            if old in record:
+                both = [filled.get(new), record[old]]
+                filled[new] = {**(both[0] or {}), **both[1]} if isinstance(both[1], Mapping) else both[1]
+        flow = filled.get("flow", {})
+        kind = FLOWS.get(flow.get("kind", "freeform")) if isinstance(flow, Mapping) else None
+        if kind is not None:
+            for name, default in (("objective", kind.objective), ("support", kind.supports[0])):
+                if isinstance(filled.get(name, {}), Mapping):
+                    filled[name] = {"kind": default, **filled.get(name, {})}
+        return filled
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self.support.check(SUPPORTS, "support")
         self.objective.check(OBJECTIVES, "objective")
+        kind, objective = FLOWS[self.flow.kind], OBJECTIVES[self.objective.kind]
+        if not objective.serves(kind):
+            serving = ", ".join(repr(name) for name, other in OBJECTIVES.items() if other.serves(kind))
+            raise InputError(
+                f"expected an objective that can train flow {self.flow.kind!r}, {serving}; got "
+                f"{self.objective.kind!r}; choose one of them"
+            )
+        if self.support.kind not in kind.supports:
+            raise InputError(
+                f"expected a support that flow {self.flow.kind!r} can serve, {', '.join(kind.supports)}; got "
+                f"{self.support.kind!r}; choose one of them, or another flow"
+            )
         levels = self.build_levels()
-        if levels and not issubclass(FLOWS[self.flow.kind], NetworkFlow):
+        if levels and "levels" not in _parameters(kind):
             ranges = " and ".join(levels.ranges)
             raise InputError(
                 f"expected a flow of networks, as 'freeform', to be told {ranges} of a range; got {self.flow.kind!r}; "
                 "give one number"
             )
+        self._check_unread(kind)
         return self
+
+    def _check_unread(self, kind: type[Flow]) -> None:
+        """Refuse what nothing would read."""
+        unread = {
+            "refit.noise": self.refit.noise != "auto" and not issubclass(kind, LearnedManifold),
+            "refit.latent": self.refit.latent not in ("auto", "as trained") and not issubclass(kind, Injection),
+            "training.noise": self.training.noise not in ("auto", 0.0) and self.support.kind == "categories",
+            "columns": self.columns != ColumnsRecipe() and self.support.kind != "euclidean",
+        }
+        for name in (name for name, refused in unread.items() if refused):
+            raise InputError(
+                f"expected no {name} for flow {self.flow.kind!r} on support {self.support.kind!r}, which does not read "
+                "it; got one; leave it out"
+            )
 
     @classmethod
     def parse(cls, text: str, settings: Sequence[str] = ()) -> "Recipe":
@@ -324,31 +414,53 @@ class Recipe(_Record):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def update(self, **sections: Any) -> "Recipe":
-        """A copy with some values replaced: `recipe.update(training={"max_steps": 100})`."""
+        """Return a copy with some values replaced: `recipe.update(training={"max_steps": 100})`.
+
+        Of another flow than before only what that flow takes is kept of the others.
+        """
         record = self.model_dump(mode="json")
+        sections = {_RENAMED.get(name, name): values for name, values in sections.items()}
+        kind = (
+            sections.get("flow", {}).get("kind", self.flow.kind)
+            if isinstance(sections.get("flow", {}), Mapping)
+            else ""
+        )
+        if kind in FLOWS and kind != self.flow.kind:
+            before, kept = FLOWS[self.flow.kind], {"latent_dim", "initialise", *_parts(kind)}
+            record["flow"] = {name: value for name, value in record["flow"].items() if name in kept}
+            usual = {"objective": before.objective, "support": before.supports[0]}
+            record = {name: value for name, value in record.items() if value != {"kind": usual.get(name)}}
         for section, values in sections.items():
-            record[section] = {**record[section], **values} if isinstance(values, Mapping) else values
+            record[section] = {**record.get(section, {}), **values} if isinstance(values, Mapping) else values
         return _validated(type(self), record, "recipe")
 
     def build_objective(self) -> Objective:
-        """The objective that the recipe names."""
+        """Return the objective that the recipe names."""
         return self.objective.build(OBJECTIVES)
 
     def build_levels(self) -> Levels:
-        """What the networks are told beside the context: noise and beta of each row, where the recipe has a range."""
+        """Return what the networks are told beside the context: noise and beta of each row, where they have a range."""
         return self.training.levels(self.build_objective())
 
+    def build_support(self, columns: int) -> Support:
+        """Return the support that the recipe names, for so many columns."""
+        return self.support.build(SUPPORTS, columns)
+
     def build_flow(self, data_dim: int, latent_dim: int, context_dim: int = 0) -> Flow:
-        """The untrained flow that the recipe names, for D columns, d latent dimensions and C context columns."""
-        dims = (data_dim, latent_dim, context_dim)
-        kind = FLOWS[self.flow.kind]
-        if not issubclass(kind, NetworkFlow):
-            return self.flow.build(FLOWS, *dims)
-        levels = self.build_levels()
+        """Return the untrained flow that the recipe names, for D columns, d latent dimensions and C context columns.
+
+        Every argument of its constructor that is no option of a recipe is given by its name.
+        """
+        kind, levels = FLOWS[self.flow.kind], self.build_levels()
         told = (data_dim, latent_dim, context_dim + len(levels))
-        encoder, decoder = self.flow.network.build(NETWORKS, *told)
-        latent = self.flow.latent.build(LATENTS, latent_dim, context_dim)
-        if kind is VariationalFlow:
-            deviation, _ = self.flow.network.build(NETWORKS, *told)
-            return VariationalFlow(encoder, decoder, deviation, *dims, latent, levels.start)
-        return kind(encoder, decoder, *dims, latent, levels.start)
+        given: dict[str, Any] = {"data_dim": data_dim, "latent_dim": latent_dim, "context_dim": context_dim}
+        modules = _modules(kind)
+        if self.flow.network is not None:
+            given |= zip(modules, self.flow.network.build(NETWORKS, *told), strict=False)
+        if self.flow.latent is not None:
+            given["latent"] = self.flow.latent.build(LATENTS, latent_dim, context_dim)
+        for name in modules[2:]:  # each another encoder
+            given[name], _ = self.flow.network.build(NETWORKS, *told)  # type: ignore[union-attr]
+        given |= {"levels": levels.start, "rows": self.build_support(data_dim)}
+        takes = _parameters(kind)
+        return self.flow.build(FLOWS, **{name: value for name, value in given.items() if name in takes})

@@ -16,7 +16,7 @@ floor was chosen as well.
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,23 +27,24 @@ from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from isthmus import latents
-from isthmus.ambient import (
+from isthmus.density import (
     NOISES,
-    Ambient,
+    Density,
     IsotropicNoise,
     Noise,
-    NoNoise,
     Tangent,
+    density_of,
     gaussian_components,
     log_normal,
     tangent,
 )
-from isthmus.diagnostics.geometry import affordable
+from isthmus.density.ambient import Ambient
 from isthmus.errors import InputError
-from isthmus.flow import Context, Flow, in_double
-from isthmus.recipe import DensityRecipe, Part
+from isthmus.flow import Context, Flow, Injection, LearnedManifold, in_double
+from isthmus.recipe import Part, RefitRecipe
+from isthmus.rows import Rows
 
-__all__ = ["Refit", "Rows", "by_chunks", "fit_flow", "fit_mixture", "refit_density", "refit_latent"]
+__all__ = ["Refit", "fit_flow", "fit_mixture", "refit_density"]
 
 _COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 _MANY, _ROWS_FOR_MANY = 64, 500  # more components than that slow every score, and are for tables with so many rows each
@@ -65,7 +66,6 @@ _REFINED = 3  # pairs of latent and noise whose numbers are tried out
 
 # Each kind of noise: the numbers to begin with, and the values tried for one after the other.
 _SETTINGS: dict[str, tuple[dict[str, float], dict[str, tuple[float, ...]]]] = {
-    "none": ({}, {}),
     "isotropic": ({"factor": 1.0}, {"factor": (0.7, 0.85, 1.0, 1.2)}),
     "component": (
         {"shrinkage": 60.0, "floor": 0.05},
@@ -79,42 +79,15 @@ _SETTINGS: dict[str, tuple[dict[str, float], dict[str, tuple[float, ...]]]] = {
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Standardised data (n, D), and context (n, C) or None."""
-
-    x: Float[Tensor, "n D"]
-    c: Context = None
-
-    def __getitem__(self, index: Tensor) -> "Rows":
-        return Rows(self.x[index], None if self.c is None else self.c[index])
-
-    def to(self, target: torch.device | torch.dtype) -> "Rows":
-        """The rows on another device or in another precision."""
-        return Rows(self.x.to(target), None if self.c is None else self.c.to(target))
-
-    def thinned(self, most: int) -> "Rows":
-        """At most `most` of the rows, evenly spaced."""
-        step = self.spacing(most)
-        return Rows(self.x[::step], None if self.c is None else self.c[::step])
-
-    def spacing(self, most: int) -> int:
-        """How far apart are those that `thinned` takes."""
-        return max(1, math.ceil(self.x.shape[0] / most))
-
-    def split(self, size: int) -> "list[Rows]":
-        """The rows in blocks of `size`, the last one shorter."""
-        parts = self.x.split(size)
-        contexts = (None,) * len(parts) if self.c is None else self.c.split(size)
-        return [Rows(x, c) for x, c in zip(parts, contexts, strict=True)]
-
-
-@dataclass(frozen=True)
 class Refit:
-    """The chosen density, the names of its parts, and every alternative with its held-out mean log density in nats."""
+    """The chosen density, the names of its parts, and every alternative with its held-out mean log density in nats.
 
-    ambient: Ambient
+    Of a law without codes the latent is "as trained", and of one that is no learned manifold the noise is None.
+    """
+
+    density: Density
     latent: Part
-    noise: Part
+    noise: Part | None
     candidates: tuple[dict[str, Any], ...]
 
 
@@ -157,30 +130,6 @@ def fit_mixture(z: Float[Tensor, "n d"], components: int, *, seed: int = 0) -> L
     lazy.logits, lazy.means = weights.log().to(z), means.to(z)
     lazy.scale_tril = torch.linalg.cholesky(covariances).to(z)
     return lazy
-
-
-def refit_latent(flow: Flow, data: Rows, *, components: int = 8, seed: int = 0) -> LazyDistribution:
-    """Replace the latent density of a flow by a Gaussian mixture fitted to the codes of the data.
-
-    Args:
-        flow: a trained flow; its `latent` is set in place, its networks are untouched.
-        data: standardised rows.
-        components: number of Gaussians.
-        seed: of the mixture's initialisation.
-
-    Returns:
-        The new latent, which the flow now holds.
-
-    Example:
-        >>> from isthmus.flows import FreeFormFlow
-        >>> from isthmus.networks import mlp_pair
-        >>> flow = FreeFormFlow(*mlp_pair(3, 1), data_dim=3, latent_dim=1).double()
-        >>> refit_latent(flow, Rows(torch.randn(50, 3).double()), components=2)().event_shape
-        torch.Size([1])
-    """
-    with torch.no_grad():
-        flow.latent = fit_mixture(flow.encode(data.x, data.c), components, seed=seed)
-    return flow.latent
 
 
 def fit_flow(
@@ -237,7 +186,7 @@ def _reach(lazy: Any, z: Float[Tensor, "n d"]) -> None:
     first.scale.copy_(scale.clamp_min(_LEAST_SCALE))
 
 
-def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe, *, seed: int = 0) -> Refit:
+def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: RefitRecipe, *, seed: int = 0) -> Refit:
     """Fit latent density and noise to a trained flow; where the recipe says `auto`, held-out rows choose.
 
     Args:
@@ -255,10 +204,13 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe
         >>> from isthmus.networks import mlp_pair
         >>> flow = FreeFormFlow(*mlp_pair(3, 1), data_dim=3, latent_dim=1)
         >>> rows = Rows(torch.randn(200, 3).double())
-        >>> refit_density(flow, rows, rows, DensityRecipe(latent="as trained", noise="isotropic")).noise.kind
+        >>> refit_density(flow, rows, rows, RefitRecipe(latent="as trained", noise="isotropic")).noise.kind
         'isotropic'
     """
-    trial = _Trial.of(in_double(copy.deepcopy(flow)).eval(), train, held_out)
+    flow = in_double(copy.deepcopy(flow)).eval()
+    if not isinstance(flow, Injection):
+        return Refit(density_of(flow, None), Part(kind="as trained"), None, ())
+    trial = _Trial.of(flow, train, held_out)
     tried: list[_Candidate] = []
     for latent, lazy in _latent_candidates(trial, choice, train.c, seed):
         tried += trial.of_latent(latent, lazy, choice)
@@ -268,12 +220,8 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: DensityRecipe
     for candidate in sorted(tried, key=lambda c: -c.value)[:_REFINED]:
         tried += trial.refine(candidate)
     best = max(tried, key=lambda c: c.value)
-    trial.flow.latent = best.lazy
-    report = tuple(
-        {"latent": c.latent.model_dump(), "noise": {**c.part.model_dump(), **c.settings}, "log_likelihood": c.value}
-        for c in tried
-    )
-    return Refit(Ambient(trial.flow, best.noise), best.latent, best.part, report)
+    flow.latent = best.lazy
+    return Refit(density_of(flow, best.noise), best.latent, best.part, tuple(c.record for c in tried))
 
 
 _Scatter = tuple[Tensor, Tensor]  # number (K,) and sum of outer products (K, D, D) of each component's residuals
@@ -281,23 +229,29 @@ _Scatter = tuple[Tensor, Tensor]  # number (K,) and sum of outer products (K, D,
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A latent density and a noise, and the held-out mean log density that they reach."""
+    """A latent density, the noise off a learned manifold, and the held-out mean log density that they reach."""
 
     latent: Part
     lazy: LazyDistribution
-    part: Part
-    noise: Noise
+    part: Part | None
+    noise: Noise | None
     settings: dict[str, float]
     value: float
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return plain values for the figures of a fit."""
+        noise = None if self.part is None else {**self.part.model_dump(), **self.settings}
+        return {"latent": self.latent.model_dump(), "noise": noise, "log_likelihood": self.value}
 
 
 @dataclass(frozen=True)
 class _Trial:
     """Codes and residuals of a trained flow, and the rows that decide."""
 
-    flow: Flow
+    flow: Injection
     held_out: Rows
-    at: Tangent | None  # of the held-out rows; of no use where a flow is of the whole space
+    at: Tangent | None  # of the held-out rows, where the manifold is learned
     held_out_codes: Float[Tensor, "k d"]
     held_out_context: Context  # of these codes
     z: Float[Tensor, "n d"]
@@ -307,14 +261,15 @@ class _Trial:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, flow: Flow, train: Rows, held_out: Rows) -> "_Trial":
-        """What a flow makes of these rows."""
+    def of(cls, flow: Injection, train: Rows, held_out: Rows) -> "_Trial":
+        """Encode rows, and measure what their reconstructions leave."""
         some, codes = train.thinned(_NOISE_ROWS), held_out.thinned(_HELD_OUT_CODES)
-        judges = held_out.thinned(affordable(flow, _HELD_OUT_ROWS, times=40, least=100))
-        at = None if flow.whole_space else tangent(flow, judges.x, judges.c)
-        residuals = some.x - by_chunks(flow.reconstruct, some)
-        sigma = _sigma(flow, residuals if at is None else judges.x - at.x_hat)
-        z, held_out_codes = by_chunks(flow.encode, train), by_chunks(flow.encode, codes)
+        judges = held_out.thinned(flow.affordable(_HELD_OUT_ROWS, times=40, least=100))
+        z, held_out_codes = train.map(flow.encode), codes.map(flow.encode)
+        if not isinstance(flow, LearnedManifold):
+            return cls(flow, judges, None, held_out_codes, codes.c, z, some.x[:0], 0.0)
+        at, residuals = tangent(flow, judges.x, judges.c), some.x - some.map(flow.reconstruct)
+        sigma = flow.sigma(float((judges.x - at.x_hat).square().sum(1).mean()))
         return cls(flow, judges, at, held_out_codes, codes.c, z, residuals, sigma)
 
     @property
@@ -323,30 +278,40 @@ class _Trial:
         return self.z[:: math.ceil(len(self.z) / len(self.residuals))]
 
     def noises(self, lazy: LazyDistribution, choice: str) -> list[str]:
-        """The kinds of noise that are allowed and can stand beside a latent density."""
+        """Return the kinds of noise that are allowed and can stand beside a latent density."""
         D, gaussians = self.residuals.shape[1], gaussian_components(self._base(lazy)) is not None
-        if self.flow.whole_space:
-            return ["none"]
         few = D <= _LARGEST_LOW_RANK or choice == "low_rank"
         possible = ["isotropic", *(["low_rank"] * (gaussians and few and _SETTINGS["low_rank"][0]["rank"] < D))]
         possible += ["component"] * (gaussians and D <= _LARGEST_COVARIANCE)
         return [kind for kind in possible if choice in ("auto", kind)] or possible[-1:]
 
-    def of_latent(self, latent: Part, lazy: LazyDistribution, choice: DensityRecipe) -> list[_Candidate]:
-        """Every kind of noise beside a latent density, each with the numbers to begin with."""
+    def of_latent(self, latent: Part, lazy: LazyDistribution, choice: RefitRecipe) -> list[_Candidate]:
+        """Fit every kind of noise beside a latent density, each with the numbers to begin with."""
+        if self.at is None:
+            return [self._scored(latent, lazy, None, None, {})]
         return [self.of_noise(latent, lazy, kind, _SETTINGS[kind][0]) for kind in self.noises(lazy, choice.noise)]
 
     @torch.no_grad()
     def of_noise(self, latent: Part, lazy: LazyDistribution, kind: str, settings: dict[str, float]) -> _Candidate:
         """Fit a noise beside a latent density, and score both."""
         part, noise = self._noise(lazy, kind, settings)
+        return self._scored(latent, lazy, part, noise, settings)
+
+    @torch.no_grad()
+    def _scored(
+        self, latent: Part, lazy: LazyDistribution, part: Part | None, noise: Noise | None, settings: dict[str, float]
+    ) -> _Candidate:
         self.flow.latent = lazy
-        value = Ambient(self.flow, noise).linearised(self.held_out.x, self.held_out.c, at=self.at).mean()
-        return _Candidate(latent, lazy, part, noise, settings, float(value) if torch.isfinite(value) else -math.inf)
+        density, rows = density_of(self.flow, noise), self.held_out
+        log_prob = density.linearised(rows.x, rows.c, at=self.at) if isinstance(density, Ambient) else None
+        value = float((density.log_prob(rows.x, rows.c) if log_prob is None else log_prob).mean())
+        return _Candidate(latent, lazy, part, noise, settings, value if math.isfinite(value) else -math.inf)
 
     def refine(self, candidate: _Candidate) -> Iterable[_Candidate]:
         """Try out the numbers of a noise, one after the other."""
         best = candidate
+        if candidate.part is None:
+            return
         for name, values in _SETTINGS[candidate.part.kind][1].items():
             for value in values:
                 if value != best.settings[name] and (name != "rank" or value < self.residuals.shape[1]):
@@ -360,15 +325,13 @@ class _Trial:
         return lazy(None if c is None else c[:1])
 
     def _noise(self, lazy: LazyDistribution, kind: str, settings: dict[str, float]) -> tuple[Part, Noise]:
-        D, codimension = self.residuals.shape[1], max(1, self.residuals.shape[1] - self.z.shape[1])
-        if kind == "none":
-            return Part(kind="none"), NoNoise(D)
+        D, total = self.residuals.shape[1], self.sigma**2 * max(1, self.flow.data_dim - self.flow.latent_dim)
         components = gaussian_components(self._base(lazy))
         if kind == "isotropic" or components is None:
             return Part(kind="isotropic"), IsotropicNoise(D, settings["factor"] * self.sigma).double()
         counts, scatter = self._scatter(lazy, components)
-        floor = settings["floor"] * self.sigma**2 * codimension / D + _LEAST_VARIANCE
-        covariances = self._covariances(counts, scatter, settings["shrinkage"], self.sigma**2 * codimension)
+        floor = settings["floor"] * total / D + _LEAST_VARIANCE
+        covariances = self._covariances(counts, scatter, settings["shrinkage"], total)
         covariances = covariances + floor * torch.eye(D).to(covariances)
         size: dict[str, Any] = {"components": len(counts)}
         if kind == "low_rank":
@@ -399,39 +362,16 @@ class _Trial:
         return total / float(pooled.trace()) * (scatter + shrinkage * pooled) / (counts + shrinkage)
 
 
-def by_chunks(function: Callable[[Tensor, Context], Tensor], rows: Rows) -> Tensor:
-    """A function of data and context, of some rows at a time.
-
-    Args:
-        function: from data (batch, D) and context (batch, C) or None to (batch, m).
-        rows: any number of rows.
-
-    Returns:
-        (n, m).
-
-    Example:
-        >>> by_chunks(lambda x, c: 2 * x, Rows(torch.ones(3, 2))).sum()
-        tensor(12.)
-    """
-    at_once = min(_CHUNK_ROWS, max(1, _CHUNK_NUMBERS // rows.x.shape[1]))
-    return torch.cat([function(part.x, part.c) for part in rows.split(at_once)])
-
-
-def _sigma(flow: Flow, residuals: Float[Tensor, "n D"]) -> float:
-    """Residual standard deviation per direction off the manifold; a millionth of a column's at least."""
-    return max(float(residuals.square().sum(1).mean()) / max(1, flow.data_dim - flow.latent_dim), 1e-12) ** 0.5
-
-
 def _isotropic_suffices(tried: list[_Candidate]) -> bool:
     """Whether isotropic noise, the only one that a flow goes with, is nearly as good as the best."""
     best = max(c.value for c in tried)
-    return any(c.value > best - _FLOW_WITHIN for c in tried if c.part.kind == "isotropic")
+    return any(c.value > best - _FLOW_WITHIN for c in tried if c.part is not None and c.part.kind == "isotropic")
 
 
 _Latents = Iterator[tuple[Part, LazyDistribution]]
 
 
-def _latent_candidates(trial: _Trial, choice: DensityRecipe, c: Context, seed: int) -> _Latents:
+def _latent_candidates(trial: _Trial, choice: RefitRecipe, c: Context, seed: int) -> _Latents:
     if choice.latent in ("auto", "as trained"):
         yield Part(kind="as trained"), trial.flow.latent
     if choice.latent not in ("as trained", "flow"):

@@ -21,15 +21,13 @@ from isthmus.data.tables.columns import Role, named
 from isthmus.data.tables.wording import quoted
 from isthmus.diagnostics import Health
 from isthmus.errors import InputError
-from isthmus.flow import Context
+from isthmus.flow import Context, Injection
 from isthmus.matrices import by_rows
 from isthmus.metrics import METRICS
 from isthmus.model import Model
 from isthmus.store import Fitted
 
-__all__ = ["DENSITIES", "decode", "distrust", "encode", "evaluate", "features", "sample", "score", "tensors"]
-
-DENSITIES = ("linearised", "ambient", "manifold")
+__all__ = ["decode", "distrust", "encode", "evaluate", "features", "sample", "score", "tensors"]
 
 _SAMPLED_ROWS = 1_000  # at once: noise with one covariance a component takes D^2 numbers a row
 _MOST_AUDITED_ROWS = 5_000  # above, the importance-sampled density is computed on fewer rows
@@ -45,17 +43,18 @@ class _Rows(NamedTuple):
     c: Context
 
 
-def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -> pd.DataFrame:
+def score(fitted: Fitted, frame: pd.DataFrame, *, density: str | None = None) -> pd.DataFrame:
     """Log density and reconstruction error of each row.
 
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit.
-        density: one of `DENSITIES`, see `isthmus.model.Model.log_prob`.
+        density: a name of the model's density, see `isthmus.model.Model.log_prob`; the first by default.
 
     Returns:
-        `log_density` in nats, and `reconstruction_error`, the squared distance to the reconstruction on standardised
-        columns; in the order of the rows. Of images of whole numbers also `bits_per_dimension`, unless the density is
+        `log_density` in nats, with respect to the measure that `fitted.measured` names; of a flow with codes also
+        `reconstruction_error`, the squared distance to the reconstruction on standardised columns; in the order of the
+        rows. Of images of whole numbers also `bits_per_dimension`, unless the density is
         that of the manifold. Where the model does not reconstruct its own data also `untrusted`, why.
 
     Raises:
@@ -68,12 +67,12 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -
         >>> score(fitted, pd.DataFrame({"a": [1.5], "b": [1.5]})).columns.tolist()
         ['log_density', 'reconstruction_error']
     """
-    if density not in DENSITIES:
-        raise InputError(f"expected a density among {', '.join(DENSITIES)}; got {density!r}; choose one of them")
     model, rows = fitted.model, _rows(fitted, frame)
-    log_density = model.log_prob(rows.x, rows.c, density=density)  # type: ignore[arg-type]
+    log_density = model.log_prob(rows.x, rows.c, density=density)
     log_density = torch.where(log_density.isnan(), -torch.inf, log_density)  # so far away that arithmetic overflows
-    scores = pd.DataFrame({"log_density": log_density.numpy(), "reconstruction_error": _errors(model, rows).numpy()})
+    scores = pd.DataFrame({"log_density": log_density.numpy()})
+    if isinstance(model.flow, Injection):
+        scores["reconstruction_error"] = _errors(model, rows).numpy()
     if density != "manifold" and _dequantised(fitted):
         scores["bits_per_dimension"] = bits_per_dimension(fitted, scores["log_density"])
     reason = untrusted(fitted)
@@ -154,7 +153,7 @@ def decode(fitted: Fitted, codes: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: a column is missing, or holds what is no code.
     """
-    axes = _numbers("z", fitted.model.flow.latent_dim)
+    axes = _numbers("z", fitted.model.injection.latent_dim)
     if list(codes.columns) == [f"c{i}" for i in range(len(axes))]:  # as `read_table` names a nameless array
         codes = codes.set_axis([axis.name for axis in axes], axis=1)
     z, c = _tensors(*Schema(columns=(*axes, *_columns(fitted, "context"))).encode(codes))
@@ -214,11 +213,12 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         seed: of the samples.
 
     Returns:
-        `untrusted`, why the likelihoods may not stand alone, or None; `n` rows, `D` columns that enter the flow, `d`;
-        `fid_like`, `energy_distance`, `c2st_auc` and `reconstruction_mse` on standardised columns; mean log densities
-        in nats a row: `manifold_log_likelihood`, `ambient_log_likelihood` (importance-sampled, with
-        `ambient_standard_error`, on `ambient_rows`), `ambient_log_likelihood_linearised`, and `ambient_gap`, by how
-        much the latter exceeds the former on the same rows; of images of whole numbers `bits_per_dimension`; `seconds`.
+        `untrusted`, why the likelihoods may not stand alone, or None; `measure` of the log densities; `n` rows, `D` columns that enter the flow, `d` codes or None; `fid_like`, `energy_distance` and `c2st_auc`
+        on standardised columns; `log_density`, the mean in nats a row, the most faithful there is, with
+        `log_density_standard_error`, on `log_density_rows`. Around a learned manifold this is importance-sampled, and
+        there are `log_density_linearised`, `log_density_gap`, by how much the latter exceeds the former on the same
+        rows, and `log_density_manifold`; of a flow with codes `reconstruction_mse`; of images of whole numbers
+        `bits_per_dimension`; `seconds`.
 
     Raises:
         InputError: the table does not suit the model.
@@ -227,18 +227,20 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
     model, rows = fitted.model, _rows(fitted, frame)
     samples = _frame(fitted, _Rows(_draw(model, len(rows.x), rows.c, seed=seed), rows.c))
     pair = model.columns.standardise(_rows(fitted, samples).x), model.columns.standardise(rows.x)
+    flow, names = model.flow, ("fid_like", "energy_distance", "c2st_auc")
     figures: dict[str, Any] = {
         "untrusted": untrusted(fitted),
+        "measure": fitted.measured,
         "n": len(rows.x),
-        "D": model.flow.data_dim,
-        "d": model.flow.latent_dim,
+        "D": flow.data_dim,
+        "d": flow.latent_dim if isinstance(flow, Injection) else None,
+        **{name: METRICS[name].function(*pair) for name in names},
     }
-    figures |= {name: METRICS[name].function(*pair) for name in ("fid_like", "energy_distance", "c2st_auc")}
-    figures["reconstruction_mse"] = float(_errors(model, rows).mean())
-    figures["manifold_log_likelihood"] = float(model.log_prob(rows.x, rows.c, density="manifold").mean())
-    figures |= _ambient(model, rows)
+    if isinstance(flow, Injection):
+        figures["reconstruction_mse"] = float(_errors(model, rows).mean())
+    figures |= _log_densities(model, rows)
     if _dequantised(fitted):
-        figures["bits_per_dimension"] = bits_per_dimension(fitted, figures["ambient_log_likelihood"])
+        figures["bits_per_dimension"] = bits_per_dimension(fitted, figures["log_density"])
     return figures | {"seconds": time.monotonic() - started}
 
 
@@ -246,10 +248,10 @@ def distrust(figures: Mapping[str, Any]) -> str | None:
     """A sentence where the figures of `evaluate` say that the linearised density is wrong, or None.
 
     Example:
-        >>> distrust({"ambient_gap": 0.5, "ambient_standard_error": 0.1}) is None
+        >>> distrust({"log_density_gap": 0.5, "log_density_standard_error": 0.1}) is None
         True
     """
-    gap, error = figures["ambient_gap"], figures["ambient_standard_error"]
+    gap, error = figures.get("log_density_gap", 0.0), figures["log_density_standard_error"]
     if abs(gap) <= _LARGEST_GAP + 3 * error:
         return None
     side = "above" if gap > 0 else "below"
@@ -281,20 +283,24 @@ def features(fitted: Fitted) -> tuple[str, ...]:
     return _schema(fitted).features
 
 
-def _ambient(model: Model, rows: _Rows) -> dict[str, Any]:
+def _log_densities(model: Model, rows: _Rows) -> dict[str, Any]:
+    """Return mean log densities by every evaluation of the model's density; the slowest one on fewer rows."""
     n = len(rows.x)
     index = torch.arange(n)
     if n > _MOST_AUDITED_ROWS:
         index = torch.linspace(0, n - 1, _AUDITED_ROWS, dtype=torch.float64).round().long()
-    linearised = model.log_prob(rows.x, rows.c)
-    value, error = model.importance_sampled(rows.x[index], None if rows.c is None else rows.c[index])
-    return {
-        "ambient_log_likelihood": float(value.mean()),
-        "ambient_standard_error": float(error.square().mean().sqrt()) / math.sqrt(len(index)),
-        "ambient_rows": len(index),
-        "ambient_log_likelihood_linearised": float(linearised.mean()),
-        "ambient_gap": float((linearised[index] - value).mean()),
+    value, error = model.estimate(rows.x[index], None if rows.c is None else rows.c[index])
+    figures = {
+        "log_density": float(value.mean()),
+        "log_density_standard_error": float(error.square().mean().sqrt()) / math.sqrt(len(index)),
+        "log_density_rows": len(index),
     }
+    for name in set(model.density.names) - {"own", "ambient"}:
+        other = model.log_prob(rows.x, rows.c, density=name)
+        figures[f"log_density_{name}"] = float(other.mean())
+        if name == model.density.names[0]:
+            figures["log_density_gap"] = float((other[index] - value).mean())
+    return figures
 
 
 def _errors(model: Model, rows: _Rows) -> Float[Tensor, " n"]:

@@ -16,9 +16,9 @@ __all__ = ["description", "indented", "of_description", "of_evaluation", "of_fit
 
 Line = tuple[str, str, str]
 
-HIGHER = "nats per row, higher is better"
+HIGHER = "nats a row, higher is better"
 _FEW_COLUMNS = 12
-_FIGURES = ("beta", "beta_reason", "latent_dim_curve", "validation", "seconds", "steps")
+_FIGURES = ("latent_dim_curve", "validation", "seconds", "steps")
 
 
 def description(folder: Path, fitted: "Fitted") -> dict[str, Any]:
@@ -34,6 +34,8 @@ def description(folder: Path, fitted: "Fitted") -> dict[str, Any]:
     Raises:
         InputError: the folder's figures are not those of a fit.
     """
+    from isthmus.flow import Injection
+
     model, schema, config = fitted.model, fitted.schema, json.loads((folder / "config.json").read_text())
     figures = {name: fitted.metrics.get(name) for name in _FIGURES}
     if None in figures.values():
@@ -42,12 +44,14 @@ def description(folder: Path, fitted: "Fitted") -> dict[str, Any]:
     return {
         "model": str(folder),
         "data_dim": model.flow.data_dim,
-        "latent_dim": model.flow.latent_dim,
+        "latent_dim": model.flow.latent_dim if isinstance(model.flow, Injection) else None,
+        "measure": fitted.measured,
         "context_dim": model.flow.context_dim,
         "level": model.level,
         "custom": fitted.custom,
         "latent": fitted.latent.model_dump(),
-        "noise": fitted.noise.model_dump(),
+        "noise": None if fitted.noise is None else fitted.noise.model_dump(),
+        **{name: fitted.metrics.get(name) for name in ("beta", "beta_reason")},
         **figures,
         "heavy_tailed": fitted.metrics.get("heavy_tailed", []),
         "health": fitted.metrics.get("health"),
@@ -111,13 +115,14 @@ def of_description(record: Mapping[str, Any]) -> list[Line]:
     curved = record["heavy_tailed"]
     return [
         ("model", record["model"], "with modules of its own" if record["custom"] else ""),
-        ("dimensions", f"{record['data_dim']} -> {record['latent_dim']} -> {record['data_dim']}", context),
+        ("dimensions", _dimensions(record["data_dim"], record["latent_dim"]), context),
         *([("latent dimension", str(record["latent_dim"]), _tried(record))] if record["latent_dim_curve"] else []),
         ("latent density", _part(record["latent"]), ""),
-        ("noise", _part(record["noise"]), ""),
-        ("beta", f"{record['beta']:.4g}", record["beta_reason"]),
+        *([("noise", _part(record["noise"]), "")] if record["noise"] else []),
+        *_beta(record),
         *((f"{name} told", f"{value:.4g}", "to the networks, of a range") for name, value in record["level"].items()),
         *_held_out(record["validation"]),
+        ("log densities in", record["measure"], ""),
         *_health(record),
         ("columns", f"{len(record['columns']):,}", ""),
         *_by_kind(record["columns"]),
@@ -137,10 +142,11 @@ def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
     figures, D = fitted.metrics, fitted.model.flow.data_dim
     return [
         ("columns", f"{n_columns:,}", "" if n_columns == D else f"{D:,} numbers enter the flow"),
-        ("latent dimension", str(figures["latent_dim"]), _tried(figures)),
-        ("beta", f"{figures['beta']:.4g}", figures["beta_reason"]),
+        *([("latent dimension", str(figures["latent_dim"]), _tried(figures))] if figures["latent_dim"] else []),
+        *_beta(figures),
         ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
         *_held_out(figures["validation"]),
+        ("log densities in", fitted.measured, ""),
         *_health(figures),
     ]
 
@@ -154,36 +160,46 @@ def _health(figures: Mapping[str, Any]) -> list[Line]:
     return [("health", figures["health"]["status"], ", ".join(names) or f"{len(verdicts)} checks on held-out rows")]
 
 
+def _beta(figures: Mapping[str, Any]) -> list[Line]:
+    return [("beta", f"{figures['beta']:.4g}", figures["beta_reason"])] if figures.get("beta_reason") else []
+
+
+def _dimensions(data_dim: int, latent_dim: int | None) -> str:
+    return f"{data_dim} -> {latent_dim} -> {data_dim}" if latent_dim else str(data_dim)
+
+
 def _held_out(figures: Mapping[str, float]) -> list[Line]:
     labels = {
-        "ambient_log_likelihood_linearised": ("held-out log density", ".2f", HIGHER),
+        "log_density_linearised": ("held-out log density", ".2f", HIGHER),
+        "log_density_own": ("held-out log density", ".2f", HIGHER),
         "reconstruction_mse": ("held-out reconstruction", ".4g", "on standardised columns, lower is better"),
     }
-    return [(label, format(figures[key], form), remark) for key, (label, form, remark) in labels.items()]
+    shown = {key: label for key, label in labels.items() if key in figures}
+    return [(label, format(figures[key], form), remark) for key, (label, form, remark) in shown.items()]
+
+
+_DISTANCE = "samples against rows, lower is better"
+_EVALUATED: dict[str, tuple[str, str]] = {  # figure of `evaluate` -> name and remark, where it is there
+    "log_density": ("log density", HIGHER),
+    "log_density_standard_error": ("  standard error", "of its sampling, on {log_density_rows:,} rows"),
+    "log_density_linearised": ("  linearised", "the fast form of it"),
+    "log_density_manifold": ("manifold log density", "comparable for equal latent dimension only"),
+    "reconstruction_mse": ("reconstruction_mse", "on standardised columns, lower is better"),
+    "fid_like": ("fid_like", _DISTANCE),
+    "energy_distance": ("energy_distance", _DISTANCE),
+    "c2st_auc": ("c2st_auc", "samples against rows, 0.5 is best, 1 is worst"),
+    "bits_per_dimension": ("bits per dimension", "of the log density above, lower is better"),
+}
 
 
 def of_evaluation(figures: Mapping[str, Any]) -> list[Line]:
-    """What `evaluate` shows of its figures."""
-    distance = "samples against rows, lower is better"
-    shown = {
-        "log density": (figures["ambient_log_likelihood"], HIGHER),
-        "  standard error": (
-            figures["ambient_standard_error"],
-            f"of the importance sampling of {figures['ambient_rows']:,} rows",
-        ),
-        "  linearised": (figures["ambient_log_likelihood_linearised"], "the fast form of it"),
-        "manifold log density": (figures["manifold_log_likelihood"], "comparable for equal latent dimension only"),
-        "reconstruction_mse": (figures["reconstruction_mse"], "on standardised columns, lower is better"),
-        "fid_like": (figures["fid_like"], distance),
-        "energy_distance": (figures["energy_distance"], distance),
-        "c2st_auc": (figures["c2st_auc"], "samples against rows, 0.5 is best, 1 is worst"),
-    }
-    if "bits_per_dimension" in figures:
-        shown["bits per dimension"] = figures["bits_per_dimension"], "of the log density above, lower is better"
+    """Return the lines that `evaluate` shows of its figures."""
+    shown = ((figures[key], *line) for key, line in _EVALUATED.items() if key in figures)
     return [
         ("rows", f"{figures['n']:,}", ""),
-        ("dimensions", f"{figures['D']} -> {figures['d']} -> {figures['D']}", ""),
-        *((name, f"{value:.4f}", remark) for name, (value, remark) in shown.items()),
+        ("dimensions", _dimensions(figures["D"], figures["d"]), ""),
+        ("log densities in", figures["measure"], ""),
+        *((name, f"{value:.4f}", remark.format(**figures)) for value, name, remark in shown),
         ("seconds", f"{figures['seconds']:.1f}", ""),
     ]
 

@@ -19,11 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.ambient import Ambient
+from isthmus.density import Density
 from isthmus.diagnostics import intrinsic_dimension
-from isthmus.flow import Flow
-from isthmus.recipe import DensityRecipe, Recipe
-from isthmus.refit import Rows, refit_density
+from isthmus.flow import Flow, Injection
+from isthmus.recipe import Recipe, RefitRecipe
+from isthmus.refit import refit_density
+from isthmus.rows import Rows
 from isthmus.runs import remembered
 from isthmus.training import Split, single_thread, train
 
@@ -70,7 +71,7 @@ def sweep_latent_dim(
     Example:
         >>> from isthmus.flows import FreeFormFlow
         >>> from isthmus.networks import skip_pair
-        >>> from isthmus.refit import Rows
+        >>> from isthmus.rows import Rows
         >>> x = (torch.randn(120, 4) * torch.tensor([1.0, 1.0, 0.02, 0.02])).double()
         >>> build = lambda d: FreeFormFlow(*skip_pair(4, d, width=8), 4, d)
         >>> sweep = sweep_latent_dim(build, Recipe.parse("training: {max_steps: 20}"), Split(Rows(x), Rows(x), Rows(x)))
@@ -83,7 +84,7 @@ def sweep_latent_dim(
 
         def measure(folder: Path | None) -> list[float]:
             """The same, to be kept."""
-            return short_fit(build(d), recipe, data, run_dir=folder).linearised(rows.x, rows.c).tolist()
+            return short_fit(build(d), recipe, data, run_dir=folder).log_prob(rows.x, rows.c).tolist()
 
         return torch.tensor(remembered(run_dir, f"latent_dim_{d}", measure), dtype=torch.float64)
 
@@ -168,7 +169,7 @@ def _rung(d: int, most: int, *, up: bool) -> int:
     return min(most, max(d + 1, round(_RATIO * d))) if up else max(1, min(d - 1, round(d / _RATIO)))
 
 
-def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, run_dir: Path | None = None) -> Ambient:
+def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, run_dir: Path | None = None) -> Density:
     """A short training and a refit.
 
     Args:
@@ -179,12 +180,12 @@ def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, r
         run_dir: as in `train`.
 
     Returns:
-        The ambient density on standardised columns.
+        The density of standardised rows.
 
     Example:
         >>> from isthmus.flows import FreeFormFlow
         >>> from isthmus.networks import skip_pair
-        >>> from isthmus.refit import Rows
+        >>> from isthmus.rows import Rows
         >>> data = Split(*3 * [Rows(torch.randn(60, 3).double())])
         >>> recipe = Recipe.parse("training: {max_steps: 20}")
         >>> short_fit(FreeFormFlow(*skip_pair(3, 1, width=8), 3, 1), recipe, data).sample(2).shape
@@ -209,9 +210,9 @@ def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, r
         seed=recipe.seed,
         run_dir=run_dir,
     )
-    choice = DensityRecipe(latent="mixture")
+    choice = RefitRecipe(latent="mixture" if isinstance(flow, Injection) else "auto")
     with single_thread(flow):
-        return refit_density(flow, data.drawn.thinned(_ROWS), held_out, choice, seed=recipe.seed).ambient
+        return refit_density(flow, data.drawn.thinned(_ROWS), held_out, choice, seed=recipe.seed).density
 
 
 def judges(data: Split) -> Rows:

@@ -32,6 +32,7 @@ from torch.nn.functional import normalize
 
 from isthmus.autodiff import jacobian, pullback, push
 from isthmus.errors import InputError
+from isthmus.supports import Support
 
 __all__ = [
     "ESTIMATORS",
@@ -47,9 +48,11 @@ __all__ = [
     "log_volume",
     "orthonormal_probes",
     "stochastic",
+    "tangent_probes",
 ]
 
 Map = Callable[[Tensor], Tensor]
+Probes = Callable[[Tensor, int], Tensor] | Float[Tensor, "K batch d"]
 
 
 class Volume(NamedTuple):
@@ -107,6 +110,7 @@ def exact(
     side: Literal["decoder", "encoder"] = "decoder",
     dtype: torch.dtype | None = torch.float64,
     chunk: int | None = None,
+    outputs: int | None = None,
 ) -> Volume:
     """The change of volume from a whole Jacobian; differentiable.
 
@@ -122,6 +126,7 @@ def exact(
         side: whose Jacobian is measured.
         dtype: the precision of the QR decomposition; None keeps that of x.
         chunk: how many Jacobian columns are computed at a time; all by default.
+        outputs: D, where x is something else than data, as codes are; as many as x has columns by default.
 
     Returns:
         A `Volume`; `log_volume` in nats.
@@ -132,10 +137,68 @@ def exact(
     """
     if side == "decoder":
         z = encode(x)
-        x_hat, J = jacobian(decode, z, chunk=chunk, outputs=x.shape[1])
+        x_hat, J = jacobian(decode, z, chunk=chunk, outputs=outputs or x.shape[1])
         return Volume(z, x_hat, log_volume(J, dtype))
     z, J = jacobian(encode, x, chunk=chunk)
     return Volume(z, decode(z), -log_volume(J, dtype))
+
+
+def orthonormal_probes(z: Float[Tensor, "batch d"], K: int = 1) -> Float[Tensor, "K batch d"]:
+    """K random directions a row, orthogonal to one another and of squared length d, so that `E[v v^T] = I`.
+
+    At K = d they estimate every trace exactly; at K = 1 they are a normalised Gaussian, without a decomposition.
+    With A the matrix and S its symmetric part the variance of `1/K sum v^T A v` is
+    `2 d / (d + 2) (|S|^2 - tr(A)^2 / d) / K * (d - K) / (d - 1)`.
+
+    Args:
+        z: latent codes, (batch, d); only shape, dtype and device are used.
+        K: number of probes, 1 <= K <= d.
+
+    Returns:
+        (K, batch, d).
+
+    Raises:
+        InputError: K is not in 1..d.
+
+    Example:
+        >>> v = orthonormal_probes(torch.zeros(5, 3), K=3)
+        >>> torch.allclose(torch.einsum("kbi,kbj->bij", v, v) / 3, torch.eye(3), atol=1e-5)
+        True
+    """
+    batch, d = z.shape
+    if not 1 <= K <= d:
+        raise InputError(f"expected 1 <= K <= latent dimension {d}; got K = {K}; choose fewer probes")
+    if K == 1:
+        # normalize() keeps a vector of zeros, which float32 draws once in 2^24 times where d = 1, from becoming NaN
+        return normalize(torch.randn_like(z), dim=1).unsqueeze(0) * d**0.5
+    dtype = torch.promote_types(z.dtype, torch.float32)  # no decomposition in half precision
+    Q = torch.linalg.qr(torch.randn(batch, d, K, dtype=dtype, device=z.device)).Q
+    return Q.permute(2, 0, 1).to(z) * d**0.5
+
+
+def tangent_probes(codes: Support) -> Callable[[Tensor, int], Float[Tensor, "K batch d"]]:
+    """Return how probes are drawn for codes that live on a support: in its tangent frame at each code.
+
+    Args:
+        codes: the support of the codes, of dimension d; probes have squared length d and `E[v v^T]` is the projection
+            to the tangent space.
+
+    Example:
+        >>> from isthmus.supports import Sphere
+        >>> z = Sphere(3).uniform(5)
+        >>> v = tangent_probes(Sphere(3))(z, 2)
+        >>> v.shape, bool((v * z).sum(-1).abs().max() < 1e-5)
+        (torch.Size([2, 5, 3]), True)
+    """
+
+    def draw(z: Tensor, K: int) -> Tensor:
+        """Draw K probes a row."""
+        frame = codes.frame(z.detach())
+        if frame is None:
+            return orthonormal_probes(z, K)
+        return torch.einsum("bcd,kbd->kbc", frame, orthonormal_probes(z.new_empty(z.shape[0], codes.dim), K))
+
+    return draw
 
 
 @torch.no_grad()
@@ -147,7 +210,7 @@ def stochastic(
     K: int = 4,
     iterations: int = 12,
     whole: int = 0,
-    probes: Float[Tensor, "K batch d"] | None = None,
+    probes: Probes = orthonormal_probes,
 ) -> EstimatedVolume:
     """The change of volume by stochastic Lanczos quadrature, with its standard error; no gradients.
 
@@ -166,7 +229,7 @@ def stochastic(
         K: number of probes, 1 <= K <= d; the standard error needs two and is infinite with one, unless K = d.
         iterations: Lanczos steps, at most d of which are made.
         whole: so many of the first rows have their whole Jacobian computed, d products each; 0 for none.
-        probes: the probes themselves, (K, batch, d), instead of random ones.
+        probes: how they are drawn, from codes and K; or the probes themselves, (K, batch, d).
 
     Returns:
         An `EstimatedVolume`, its standard error over the probes, in nats; the error of the quadrature is not in it.
@@ -180,7 +243,7 @@ def stochastic(
         tensor([2.0000], dtype=torch.float64)
     """
     z = encode(x)
-    v = orthonormal_probes(z, min(K, z.shape[1])) if probes is None else probes
+    v = probes(z, min(K, z.shape[1])) if callable(probes) else probes
     x_hat, transpose = pullback(decode, z)
     R = _common_factor(decode, z[:whole]) if whole else None
 
@@ -232,46 +295,13 @@ def _lanczos(apply: Map, v: Float[Tensor, "K batch d"], iterations: int) -> tupl
     return diagonal, off
 
 
-def orthonormal_probes(z: Float[Tensor, "batch d"], K: int = 1) -> Float[Tensor, "K batch d"]:
-    """K random directions a row, orthogonal to one another and of squared length d, so that `E[v v^T] = I`.
-
-    At K = d they estimate every trace exactly; at K = 1 they are a normalised Gaussian, without a decomposition.
-    With A the matrix and S its symmetric part the variance of `1/K sum v^T A v` is
-    `2 d / (d + 2) (|S|^2 - tr(A)^2 / d) / K * (d - K) / (d - 1)`.
-
-    Args:
-        z: latent codes, (batch, d); only shape, dtype and device are used.
-        K: number of probes, 1 <= K <= d.
-
-    Returns:
-        (K, batch, d).
-
-    Raises:
-        InputError: K is not in 1..d.
-
-    Example:
-        >>> v = orthonormal_probes(torch.zeros(5, 3), K=3)
-        >>> torch.allclose(torch.einsum("kbi,kbj->bij", v, v) / 3, torch.eye(3), atol=1e-5)
-        True
-    """
-    batch, d = z.shape
-    if not 1 <= K <= d:
-        raise InputError(f"expected 1 <= K <= latent dimension {d}; got K = {K}; choose fewer probes")
-    if K == 1:
-        # normalize() keeps a vector of zeros, which float32 draws once in 2^24 times where d = 1, from becoming NaN
-        return normalize(torch.randn_like(z), dim=1).unsqueeze(0) * d**0.5
-    dtype = torch.promote_types(z.dtype, torch.float32)  # no decomposition in half precision
-    Q = torch.linalg.qr(torch.randn(batch, d, K, dtype=dtype, device=z.device)).Q
-    return Q.permute(2, 0, 1).to(z) * d**0.5
-
-
 def encoder_surrogate(
     encode: Map,
     decode: Map,
     x: Float[Tensor, "batch D"],
     *,
     K: int = 1,
-    probes: Float[Tensor, "K batch d"] | None = None,
+    probes: Probes = orthonormal_probes,
     at: Literal["data", "reconstruction"] = "data",
 ) -> Surrogate:
     """`-1/K sum_k v_k^T f'(x) SG(g'(z) v_k)`: one product through each network for every probe.
@@ -284,7 +314,7 @@ def encoder_surrogate(
         decode: g, (batch, d) -> (batch, D).
         x: data, (batch, D).
         K: number of probes, 1 <= K <= d.
-        probes: the probes themselves, (K, batch, d), instead of random ones.
+        probes: how they are drawn, from codes and K; or the probes themselves, (K, batch, d).
         at: where the encoder's Jacobian is taken.
 
     Returns:
@@ -299,7 +329,7 @@ def encoder_surrogate(
         tensor([3.])
     """
     z, transpose = pullback(encode, x)
-    v = orthonormal_probes(z, K) if probes is None else probes
+    v = probes(z, K) if callable(probes) else probes
     x_hat, u = push(decode, z, v)
     if at == "reconstruction":
         _, transpose = pullback(encode, x_hat.detach())
@@ -313,7 +343,7 @@ def decoder_surrogate(
     x: Float[Tensor, "batch D"],
     *,
     K: int = 1,
-    probes: Float[Tensor, "K batch d"] | None = None,
+    probes: Probes = orthonormal_probes,
     at: Literal["data", "reconstruction"] = "data",
 ) -> Surrogate:
     """`1/K sum_k SG(v_k^T f'(x)) g'(z) v_k`: the gradient goes to the decoder, and through z = f(x) to the encoder.
@@ -323,7 +353,7 @@ def decoder_surrogate(
         decode: g, (batch, d) -> (batch, D).
         x: data, (batch, D).
         K: number of probes, 1 <= K <= d.
-        probes: the probes themselves, (K, batch, d), instead of random ones.
+        probes: how they are drawn, from codes and K; or the probes themselves, (K, batch, d).
         at: where the encoder's Jacobian is taken.
 
     Returns:
@@ -338,7 +368,7 @@ def decoder_surrogate(
         tensor([3.])
     """
     z, transpose = pullback(encode, x)
-    v = orthonormal_probes(z, K) if probes is None else probes
+    v = probes(z, K) if callable(probes) else probes
     x_hat, transpose_decoder = pullback(decode, z)
     if at == "reconstruction":
         _, transpose = pullback(encode, x_hat.detach())
@@ -352,7 +382,7 @@ def conditional_surrogate(
     x: Float[Tensor, "batch D"],
     *,
     K: int = 1,
-    probes: Float[Tensor, "K batch d"] | None = None,
+    probes: Probes = orthonormal_probes,
 ) -> Surrogate:
     """The encoder's or the decoder's surrogate, chosen probe by probe to agree with the reconstruction gradient.
 
@@ -366,7 +396,7 @@ def conditional_surrogate(
         decode: g, (batch, d) -> (batch, D).
         x: data, (batch, D).
         K: number of probes, 1 <= K <= d.
-        probes: the probes themselves, (K, batch, d), instead of random ones.
+        probes: how they are drawn, from codes and K; or the probes themselves, (K, batch, d).
 
     Returns:
         A `Surrogate`.
@@ -380,7 +410,7 @@ def conditional_surrogate(
         tensor([6.])
     """
     z, transpose = pullback(encode, x)
-    v = orthonormal_probes(z, K) if probes is None else probes
+    v = probes(z, K) if callable(probes) else probes
     w = transpose(v)
     with torch.no_grad():
         _, u = push(decode, z.detach(), v)
@@ -397,7 +427,7 @@ def conjugate_gradient(
     x: Float[Tensor, "batch D"],
     *,
     K: int = 1,
-    probes: Float[Tensor, "K batch d"] | None = None,
+    probes: Probes = orthonormal_probes,
     tolerance: float = 1e-3,
     max_iterations: int | None = None,
 ) -> Surrogate:
@@ -411,7 +441,7 @@ def conjugate_gradient(
         decode: g, (batch, d) -> (batch, D).
         x: data, (batch, D).
         K: number of probes, 1 <= K <= d.
-        probes: the probes themselves, (K, batch, d), instead of random ones.
+        probes: how they are drawn, from codes and K; or the probes themselves, (K, batch, d).
         tolerance: relative residual of the solution, > 0; it stops once every row has reached it.
         max_iterations: at most so many iterations; d by default, which is exact but for rounding.
 
@@ -427,7 +457,7 @@ def conjugate_gradient(
         tensor([2.])
     """
     z = encode(x)
-    v = orthonormal_probes(z, K) if probes is None else probes
+    v = probes(z, K) if callable(probes) else probes
     x_hat, transpose = pullback(decode, z)
     with torch.no_grad():
         code = z.detach()

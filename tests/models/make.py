@@ -17,7 +17,7 @@ from isthmus.data.tables import Schema
 RECIPE = """
 flow: {latent_dim: 2, network: {kind: skip, width: 8, depth: 1}}
 training: {max_steps: 200, batch_size: 64}
-density: {latent: mixture, noise: component}
+refit: {latent: mixture, noise: component}
 """
 
 

@@ -22,7 +22,7 @@ SETTINGS = (
     "training.patience=99",
     "training.validations=8",
     "flow.network={kind: skip, width: 16}",
-    "density.latent=gaussian",
+    "refit.latent=gaussian",
 )
 
 # Runs the command line, killed at a call of a function, counted from the first call of another; it saves often.

@@ -20,16 +20,16 @@ HERE = Path(__file__).parent
 CHUNK = 2_000  # seeds of one child
 
 KINDS = {
-    "freeform": "{flow: {latent_dim: 1, network: {width: 4, depth: 1}}, density: {latent: mixture, noise: component}}",
-    "lowrank": "{flow: {latent_dim: 2, network: {kind: linear}}, density: {latent: mixture, noise: low_rank}}",
+    "freeform": "{flow: {latent_dim: 1, network: {width: 4, depth: 1}}, refit: {latent: mixture, noise: component}}",
+    "lowrank": "{flow: {latent_dim: 2, network: {kind: linear}}, refit: {latent: mixture, noise: low_rank}}",
     "variational": "{flow: {kind: variational, latent_dim: 1, network: {kind: mlp, width: 4}}, "
     "objective: {kind: variational}}",
     "rectangular": "{flow: {kind: rectangular, latent_dim: 2, transforms: 1, width: 4, latent_transforms: 1}, "
-    "objective: {kind: rectangular}, density: {latent: as trained}}",
+    "objective: {kind: rectangular}, refit: {latent: as trained}}",
     "student": "{flow: {latent_dim: 1, network: {kind: residual, width: 4}, latent: {kind: student_t}}, "
-    "density: {latent: as trained}}",
+    "refit: {latent: as trained}}",
     "flow": "{flow: {latent_dim: 2, network: {width: 4}, latent: {kind: flow, width: 4, transforms: 1}}, "
-    "density: {latent: as trained}}",
+    "refit: {latent: as trained}}",
     **{
         transform: f"{{flow: {{kind: bijective, transform: {transform}, transforms: 1, width: 4}}, "
         "objective: {kind: likelihood}}"

@@ -15,14 +15,14 @@ from hypothesis.extra import numpy as hnp
 
 from cases import make_flow
 from isthmus import InputError, Recipe, ambient, cli, fit, latents, model
-from isthmus.ambient import Ambient, ComponentNoise, IsotropicNoise, LowRankNoise, NoNoise
 from isthmus.columns import Columns
+from isthmus.density import Ambient, ComponentNoise, IsotropicNoise, LowRankNoise, NoNoise
 from isthmus.flows import FLOWS
 from isthmus.model import Model
 
 QUICK = Recipe.parse(
     "{flow: {latent_dim: 1, network: {width: 8}}, training: {max_steps: 5, validations: 1},"
-    " density: {latent: gaussian, noise: isotropic}}"
+    " refit: {latent: gaussian, noise: isotropic}}"
 )
 
 
@@ -208,7 +208,7 @@ def digest(name):
         training={**base["training"], **{k: v for k, v in options.items() if k != "latent_dim"}},
     )
     if name != "default density":
-        recipe = recipe.update(density={"latent": "gaussian", "noise": "isotropic"})
+        recipe = recipe.update(refit={"latent": "gaussian", "noise": "isotropic"})
     junk = [np.empty(rng.integers(1, 999)) for _ in range(rng.integers(1, 99))]  # other places in memory
     fitted = fit(X.copy(), None if C is None else C.copy(), recipe=recipe)
     model, hash = fitted.model, hashlib.sha256()
@@ -251,13 +251,13 @@ KINDS = [
     for kind in FLOWS
     for C in (0, 2)
     for latent in (None, "mixture", "student_t", "flow")
-    for noise in (["none"] if FLOWS[kind].whole_space else NOISES if latent == "mixture" else ["isotropic"])
+    for noise in (["none"] if FLOWS[kind].exact else NOISES if latent == "mixture" else ["isotropic"])
 ]
 
 
 def make_model(kind, C, latent, noise):
     """A model, with rows and context for it; its columns have all scales, one holds integers, one is constant."""
-    D, d = (4, 4) if FLOWS[kind].whole_space else (4, 2)
+    D, d = (4, 4) if FLOWS[kind].exact else (4, 2)
     flow = make_flow(kind, D, d, C)
     if latent == "mixture":
         flow.latent = latents.mixture(d, components=3).double()
@@ -316,7 +316,7 @@ from pathlib import Path
 from isthmus import InjectiveFlow, Recipe, fit
 recipe = Recipe.parse(
     "{flow: {latent_dim: 2, network: {width: 16}}, training: {max_steps: 20, validations: 1},"
-    " density: {latent: gaussian, noise: isotropic}}"
+    " refit: {latent: gaussian, noise: isotropic}}"
 )
 def resident(what):
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))

@@ -74,7 +74,7 @@ def test_the_memory_of_a_fit_does_not_grow_with_the_files(tally, times, tmp_path
     size, steps = times((1e8, 50), (4e9, 600))
     files = long_files(size)
     options = ["--latent-dim", 5, "--no-report", "--set", f"training.max_steps={steps}"]
-    options += times(["--set", "density.latent=gaussian", "--set", "columns.heavy_tails=false"], [])
+    options += times(["--set", "refit.latent=gaussian", "--set", "columns.heavy_tails=false"], [])
     peak = child("-c", MEASURED, "fit", files, "-o", tmp_path / "model", *options)
     found = json.loads((tmp_path / "model" / "metrics.json").read_text())
     rows = len(Parquet.open(files))
@@ -194,7 +194,7 @@ import torch
 from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.training import train
 from watched import Watched, seen
 

@@ -39,13 +39,13 @@ def score(
     table: Tables,
     output: PartsOut = None,
     density: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="ambient|linearised|manifold",
-            help="Density of the row, by importance sampling or (faster) along the decoder's tangent; or of its "
-            "reconstruction on the manifold.",
+            metavar="ambient|linearised|manifold|own",
+            help="Around a learned manifold the density of the row, by importance sampling or (faster, the default) "
+            "along the decoder's tangent, or of its reconstruction on the manifold; of other flows their own.",
         ),
-    ] = "linearised",
+    ] = None,
     stream: AsStream = False,
     engine: Engine = "local",
     strict: Strict = False,
@@ -61,10 +61,6 @@ def score(
     """
     from isthmus import scoring
 
-    if density not in scoring.DENSITIES:  # before the model is read
-        raise InputError(
-            f"expected a density among {', '.join(scoring.DENSITIES)}; got {density!r}; choose one of them"
-        )
     if is_long(table, stream=stream or engine != "local"):
         fitted = _write_parts(model, table, output, engine, verb="score", density=density)
     else:

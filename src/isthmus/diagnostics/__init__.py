@@ -1,7 +1,7 @@
 """Is this fit healthy, how many dimensions has the data, and how much noise?
 
 `x` are standardised rows (n, D), `c` their context or None, `f` the encoder and `g` the decoder of a flow, `z = f(x)`.
-Each diagnostic is a function on a flow (or on an `Ambient`) in float64 and on rows, and returns a small record of
+Each diagnostic is a function on a flow (or on a `Density`) in float64 and on rows, and returns a small record of
 numbers with their units. `measure` runs them all, `judge` holds them against `LIMITS`, `examine` does both and returns
 a `Health`: verdicts, causes before symptoms, each with one sentence on what is wrong and what to do.
 

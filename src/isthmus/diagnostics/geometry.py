@@ -5,7 +5,6 @@
 here is exact, from whole Jacobians of at most so many rows that they fit into memory.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -14,25 +13,20 @@ from torch import Tensor
 
 from isthmus.autodiff import jacobian
 from isthmus.diagnostics.dimension import FlatPieces
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, Injection, LearnedManifold
+from isthmus.rows import Rows
 
 __all__ = [
     "Curvature",
     "PseudoInverse",
     "Reconstruction",
     "Spectrum",
-    "Table",
-    "affordable",
     "curvature",
     "pseudo_inverse",
     "reconstruction",
     "spectrum",
-    "thinned",
 ]
 
-Table = tuple[Float[Tensor, "_ D"], Float[Tensor, "_ C"] | None]
-
-_WORK = 200_000  # rows times columns times codes of a batch of Jacobians: wide data get fewer rows
 _ROWS = 256
 _PATHS, _STEPS = 32, 32
 
@@ -108,40 +102,6 @@ class Curvature(NamedTuple):
     detour: float
 
 
-def thinned(x: Float[Tensor, "n D"], c: Context, most: int) -> Table:
-    """At most so many of the rows, evenly spaced, with their context.
-
-    Args:
-        x: rows, (n, D).
-        c: context, (n, C), or None.
-        most: number of rows, >= 1.
-
-    Returns:
-        The rows and their context.
-
-    Example:
-        >>> thinned(torch.arange(5.0).unsqueeze(1), None, 3)[0].flatten().tolist()
-        [0.0, 2.0, 4.0]
-    """
-    step = max(1, math.ceil(x.shape[0] / max(1, most)))
-    return x[::step], None if c is None else c[::step]
-
-
-def affordable(flow: Flow, most: int, *, times: int = 1, least: int = 8) -> int:
-    """How many rows a diagnostic takes that needs Jacobians of each of them.
-
-    Args:
-        flow: any flow.
-        most: the number for narrow data.
-        times: how many times the usual work it may take.
-        least: the number for the widest data.
-
-    Returns:
-        A number of rows, from `least` to `most`.
-    """
-    return max(least, min(most, times * _WORK // (flow.data_dim * flow.latent_dim)))
-
-
 def _whitening(z: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
     """A matrix L with L L^T = the covariance of the codes."""
     values, vectors = torch.linalg.eigh(z.mT.cov(correction=0).reshape(z.shape[1], z.shape[1]))
@@ -149,12 +109,12 @@ def _whitening(z: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
 
 
 @torch.no_grad()
-def reconstruction(flow: Flow, train: Table, held_out: Table, pieces: FlatPieces) -> Reconstruction:
+def reconstruction(flow: LearnedManifold, train: Rows, held_out: Rows, pieces: FlatPieces) -> Reconstruction:
     """The residuals of training and of held-out rows against the noise floor.
 
     Args:
-        flow: any flow.
-        train: standardised rows that it was trained on, with their context or None.
+        flow: any injection.
+        train: standardised rows that it was trained on.
         held_out: other rows.
         pieces: what flat pieces leave of the same held-out rows.
 
@@ -167,13 +127,14 @@ def reconstruction(flow: Flow, train: Table, held_out: Table, pieces: FlatPieces
         >>> line = FreeFormFlow(torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(1, 2, bias=False), 2, 1)
         >>> line.encoder.weight.data, line.decoder.weight.data = torch.eye(2)[:1], torch.eye(2)[:, :1]
         >>> x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.1])
-        >>> result = reconstruction(line, (x[:200], None), (x[200:], None), flat_pieces(x[:200], x[200:], 1))
+        >>> result = reconstruction(line, Rows(x[:200]), Rows(x[200:]), flat_pieces(x[:200], x[200:], 1))
         >>> round(result.excess, 1)
         1.0
     """
-    off = max(1, flow.data_dim - flow.latent_dim)
-    inside, outside = ((x - flow.reconstruct(x, c)).square().sum(1).to(torch.float64) for x, c in (train, held_out))
-    total = float(held_out[0].var(0, correction=0).sum())
+    off = flow.codimension
+    squares = ((rows.x - flow.reconstruct(rows.x, rows.c)).square().sum(1) for rows in (train, held_out))
+    inside, outside = (values.to(torch.float64) for values in squares)
+    total = float(held_out.x.var(0, correction=0).sum())
     left = pieces.squares[:, min(flow.latent_dim, pieces.squares.shape[1] - 1)]
     floor = max(pieces.variance(flow.latent_dim), _RESOLUTION * total / off, 1e-300)
     excess = float(outside.mean()) / off / floor
@@ -183,11 +144,11 @@ def reconstruction(flow: Flow, train: Table, held_out: Table, pieces: FlatPieces
 
 
 @torch.no_grad()
-def pseudo_inverse(flow: Flow, x: Float[Tensor, "n D"], c: Context = None) -> PseudoInverse:
+def pseudo_inverse(flow: Injection, x: Float[Tensor, "n D"], c: Context = None) -> PseudoInverse:
     """How far `f'(x)` is from the pseudo-inverse of `g'(z)`, by whole Jacobians.
 
     Args:
-        flow: any flow.
+        flow: any injection.
         x: standardised data, (n, D); at most 256 evenly spaced rows are used.
         c: context, (n, C), or None.
 
@@ -201,7 +162,8 @@ def pseudo_inverse(flow: Flow, x: Float[Tensor, "n D"], c: Context = None) -> Ps
         1.0
     """
     d = flow.latent_dim
-    x, c = thinned(x, c, affordable(flow, _ROWS, times=4))
+    rows = Rows(x, c).thinned(flow.affordable(_ROWS, times=4))
+    x, c = rows.x, rows.c
     encode, decode = flow.maps(c)
     z, F = jacobian(encode, x)
     _, J = jacobian(decode, z)
@@ -214,11 +176,11 @@ def pseudo_inverse(flow: Flow, x: Float[Tensor, "n D"], c: Context = None) -> Ps
 
 
 @torch.no_grad()
-def spectrum(flow: Flow, x: Float[Tensor, "n D"], c: Context = None, *, sigma: float) -> Spectrum:
+def spectrum(flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, sigma: float) -> Spectrum:
     """The singular values of `g'(z) L` at z = f(x), with L L^T the covariance of the codes.
 
     Args:
-        flow: any flow.
+        flow: any injection.
         x: standardised data, (n, D); Jacobians are taken at no more than 256 evenly spaced rows.
         c: context, (n, C), or None.
         sigma: standard deviation of the noise per direction, in units of x.
@@ -232,7 +194,8 @@ def spectrum(flow: Flow, x: Float[Tensor, "n D"], c: Context = None, *, sigma: f
         2
     """
     L = _whitening(flow.encode(x, c))
-    x, c = thinned(x, c, affordable(flow, _ROWS, times=4))
+    rows = Rows(x, c).thinned(flow.affordable(_ROWS, times=4))
+    x, c = rows.x, rows.c
     encode, decode = flow.maps(c)
     s = torch.linalg.svdvals(jacobian(decode, encode(x))[1] @ L)
     squares = s.square().mean(0)
@@ -245,14 +208,14 @@ def spectrum(flow: Flow, x: Float[Tensor, "n D"], c: Context = None, *, sigma: f
 
 
 @torch.no_grad()
-def curvature(flow: Flow, x: Float[Tensor, "n D"], c: Context = None, *, sigma: float) -> Curvature:
+def curvature(flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, sigma: float) -> Curvature:
     """How much the decoder's tangent space turns along straight lines between pairs of codes.
 
     A line is cut into 32 steps; each step's angle is the largest principal angle between the tangent spaces at its
     ends. With a context each line keeps the context of its first row.
 
     Args:
-        flow: any flow.
+        flow: any injection.
         x: standardised data, (n, D), n >= 2; at most 32 pairs of evenly spaced rows are used.
         c: context, (n, C), or None.
         sigma: standard deviation of the noise per direction, in units of x.
@@ -265,7 +228,8 @@ def curvature(flow: Flow, x: Float[Tensor, "n D"], c: Context = None, *, sigma: 
         >>> curvature(RectangularFlow(3, 2).double(), torch.randn(9, 3).double(), sigma=0.1).detour >= 1
         True
     """
-    x, c = thinned(x, c, affordable(flow, 2 * _PATHS))
+    rows = Rows(x, c).thinned(flow.affordable(2 * _PATHS))
+    x, c = rows.x, rows.c
     z = flow.encode(x, c)
     half = z.shape[0] // 2
     start, end = z[:half], z[half : 2 * half]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from isthmus.ambient import Ambient
+from isthmus.density import Ambient, Density
 from isthmus.diagnostics.health import STATUSES, Health, Status, Verdict
 from isthmus.diagnostics.likelihood import (
     Codes,
@@ -26,8 +26,9 @@ from isthmus.diagnostics.likelihood import (
     generalisation,
     samples,
 )
-from isthmus.diagnostics.measuring import Measurements, RowsLike, measure, prepared
-from isthmus.flow import in_double
+from isthmus.diagnostics.measuring import Measurements, measure, prepared
+from isthmus.flow import Injection, in_double
+from isthmus.rows import Rows
 
 __all__ = ["LIMITS", "Limits", "examine", "judge", "steadiness"]
 
@@ -95,9 +96,9 @@ LIMITS: dict[str, Limits] = {
 
 
 def examine(
-    ambient: Ambient,
-    train: RowsLike,
-    held_out: RowsLike,
+    density: Density,
+    train: Rows,
+    held_out: Rows,
     *,
     beta: float | None,
     surrogate: str | None,
@@ -106,7 +107,7 @@ def examine(
     """Measure everything on at most 1,000 rows of each kind, and judge it.
 
     Args:
-        ambient: flow and noise, on standardised columns; a float64 copy is used.
+        density: of prepared rows; a float64 copy is used.
         train: the rows that it was fitted to, as they were trained on: integer columns spread.
         held_out: other rows, likewise.
         beta: weight of the squared reconstruction error at the end of training, None if there was none.
@@ -117,30 +118,39 @@ def examine(
         The verdicts.
 
     Example:
-        >>> from isthmus.ambient import IsotropicNoise
+        >>> from isthmus.density import IsotropicNoise
         >>> from isthmus.flows import FreeFormFlow
         >>> from isthmus.networks import mlp_pair
-        >>> from isthmus.refit import Rows
         >>> ambient = Ambient(FreeFormFlow(*mlp_pair(3, 1, width=8), 3, 1), IsotropicNoise(3, 0.1))
         >>> rows = Rows(torch.randn(200, 3) * torch.tensor([1.0, 0.1, 0.1]))
         >>> health = examine(ambient, rows, rows, beta=10.0, surrogate="encoder")  # networks as they were drawn
         >>> health.status, "reconstruction" in [verdict.name for verdict in health.failing]
         ('fail', True)
     """
-    ambient = in_double(copy.deepcopy(ambient)).eval().requires_grad_(requires_grad=False)
-    if min(len(train.x), len(held_out.x)) < _FEWEST_ROWS:
-        n = min(len(train.x), len(held_out.x))
+    density = in_double(copy.deepcopy(density)).eval().requires_grad_(requires_grad=False)
+    n = min(len(train), len(held_out))
+    if n < _FEWEST_ROWS:
         return Health((Verdict("rows", "warn", n, _FEWEST_ROWS, f"{n} rows are too few to say anything; give more"),))
-    with torch.no_grad():
-        x, c = prepared(held_out)
-        bad = float((~ambient.flow.reconstruct(x, c).isfinite().all(1)).double().mean())
-    if bad:
-        sentence = f"{bad:.0%} of the held-out rows have no finite reconstruction; lower the learning rate"
-        return Health((Verdict("finite", "fail", bad, 0.0, sentence),))
-    if ambient.is_exact:
-        return Health(tuple(_whole_space(ambient, train, held_out, seed)))
-    found = measure(ambient, train, held_out, surrogate=surrogate, seed=seed)
-    return Health(judge(found, beta=beta, surrogate=surrogate))
+    inside, outside = prepared(train), prepared(held_out)
+    if bad := _not_finite(density, outside):
+        return Health((bad,))
+    if isinstance(density, Ambient):
+        found = measure(density, train, held_out, surrogate=surrogate, seed=seed)
+        return Health(judge(found, beta=beta, surrogate=surrogate))
+    return Health(tuple(_own_law(density, inside, outside, seed)))
+
+
+@torch.no_grad()
+def _not_finite(density: Density, rows: Rows) -> Verdict | None:
+    """Return the verdict on a flow that gives rows no finite reconstruction, or none of them a density; else None."""
+    flow = density.flow
+    if isinstance(flow, Injection):
+        good, what = flow.reconstruct(rows.x, rows.c).isfinite().all(1), "have no finite reconstruction"
+    else:
+        good, what = ~density.log_prob(rows.x, rows.c).isnan(), "have no log density"
+    bad = float((~good).double().mean())
+    sentence = f"{bad:.0%} of the held-out rows {what}; lower the learning rate"
+    return Verdict("finite", "fail", bad, 0.0, sentence) if bad else None
 
 
 def steadiness(steps: int, skipped: int, retreats: int) -> Verdict:
@@ -270,14 +280,14 @@ def _cosine(quality: GradientQuality, surrogate: str | None) -> float:
     return quality.decoder if surrogate in _DECODER_SIDE else quality.encoder
 
 
-def _whole_space(ambient: Ambient, train: RowsLike, held_out: RowsLike, seed: int) -> Iterator[Verdict]:
-    """Of a flow without a manifold: whether codes, samples and held-out rows follow the same law."""
-    inside, outside = prepared(train), prepared(held_out)
-    most: Status = "warn" if len(outside[0]) < _FEW_ROWS else "fail"
-    yield _codes(codes(ambient.flow, *outside, seed=seed), most)
-    yield _samples(samples(ambient, inside, outside, seed=seed), most)
-    gap = generalisation(ambient, inside, outside)
-    finding, excess = _gap(gap, ambient.flow.data_dim)
+def _own_law(density: Density, inside: Rows, outside: Rows, seed: int) -> Iterator[Verdict]:
+    """Judge a flow whose law is one of rows: whether codes, samples and held-out rows follow the same law."""
+    most: Status = "warn" if len(outside) < _FEW_ROWS else "fail"
+    if isinstance(density.flow, Injection):
+        yield _codes(codes(density.flow, outside.x, outside.c, seed=seed), most)
+    yield _samples(samples(density, inside, outside, seed=seed), most)
+    gap = generalisation(density, inside, outside)
+    finding, excess = _gap(gap, density.flow.data_dim)
     yield _verdict("generalisation", finding, _MORE_ROWS, (excess, LIMITS["generalisation"]))
 
 

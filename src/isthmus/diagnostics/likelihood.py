@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.ambient import Ambient
 from isthmus.autodiff import jacobian, pullback
-from isthmus.diagnostics.geometry import Table, affordable, thinned
-from isthmus.flow import Context, Flow, in_double
+from isthmus.density import Ambient, Density
+from isthmus.flow import Context, Injection, in_double
+from isthmus.rows import Rows
 from isthmus.volume import ESTIMATORS, Map, exact, orthonormal_probes
 
 __all__ = [
@@ -151,7 +151,7 @@ def two_sample(
         >>> two_sample(x, x + 10).share > 0.9, two_sample(x, x + 0.001).p_value > 0.5
         (True, True)
     """
-    x, y = (thinned(rows.to(torch.float64), None, _ROWS)[0] for rows in (x, y))
+    x, y = (Rows(rows.to(torch.float64)).thinned(_ROWS).x for rows in (x, y))
     n, m = len(x), len(y)
     both = torch.cat([x, y])
     distances = torch.cdist(both, both)
@@ -170,7 +170,7 @@ def two_sample(
 
 
 @torch.no_grad()
-def codes(flow: Flow, x: Float[Tensor, "n D"], c: Context = None, *, seed: int = 0) -> Codes:
+def codes(flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, seed: int = 0) -> Codes:
     """Moments of the codes against those of the latent density, and the energy test between them.
 
     Args:
@@ -191,10 +191,8 @@ def codes(flow: Flow, x: Float[Tensor, "n D"], c: Context = None, *, seed: int =
     z = flow.encode(x, c)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        base = flow.base(c)
         repeats = max(1, 4_000 // len(z))
-        shape = torch.Size([repeats]) if base.batch_shape else torch.Size([repeats, len(z)])
-        reference = base.sample(shape).flatten(0, 1).to(z)
+        reference = torch.cat([flow.draw(len(z), c) for _ in range(repeats)]).to(z)
     mean, deviation, *higher = _moments(z)
     mean_p, deviation_p, *higher_p = _moments(reference)
     skewness, kurtosis = (float((a - b).abs().max()) for a, b in zip(higher, higher_p, strict=True))
@@ -211,12 +209,12 @@ def _moments(z: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def samples(ambient: Ambient, train: Table, held_out: Table, *, seed: int = 0) -> Samples:
-    """Rows drawn from the ambient density against held-out rows: as a cloud, and each by its nearest training row.
+def samples(density: Density, train: Rows, held_out: Rows, *, seed: int = 0) -> Samples:
+    """Compare drawn rows with held-out rows: as a cloud, and each by its nearest training row.
 
     Args:
-        ambient: flow and noise.
-        train: standardised rows that it was fitted to, with their context or None; at most 4,000 evenly spaced ones.
+        density: of prepared rows.
+        train: the rows that it was fitted to; at most 4,000 evenly spaced ones.
         held_out: other rows; at most 500. Samples are drawn for their contexts.
         seed: of samples and permutations; the global random state is left as it was.
 
@@ -224,42 +222,44 @@ def samples(ambient: Ambient, train: Table, held_out: Table, *, seed: int = 0) -
         The record `Samples`.
 
     Example:
-        >>> from isthmus.ambient import IsotropicNoise
+        >>> from isthmus.density import IsotropicNoise
         >>> from isthmus.flows import RectangularFlow
         >>> x = torch.randn(50, 3)
-        >>> samples(Ambient(RectangularFlow(3, 2), IsotropicNoise(3, 0.1)), (x, None), (x + 0.1, None)).nearest > 0
+        >>> samples(Ambient(RectangularFlow(3, 2), IsotropicNoise(3, 0.1)), Rows(x), Rows(x + 0.1)).nearest > 0
         True
     """
-    x, c = thinned(*held_out, _ROWS)
+    rows = held_out.thinned(_ROWS)
+    x, c = rows.x, rows.c
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        drawn = ambient.sample(len(x), c)
-    known, _ = thinned(*train, _NEIGHBOUR_ROWS)
+        drawn = density.sample(len(x), c)
+    known = train.thinned(_NEIGHBOUR_ROWS).x
     ours, theirs = (float(torch.cdist(rows, known).amin(1).median()) for rows in (drawn, x))
     return Samples(two_sample(drawn, x, seed=seed), ours / theirs if theirs > 0 else math.nan)
 
 
 @torch.no_grad()
-def generalisation(ambient: Ambient, train: Table, held_out: Table) -> Generalisation:
-    """The linearised ambient log density of training rows against that of held-out rows.
+def generalisation(density: Density, train: Rows, held_out: Rows) -> Generalisation:
+    """Compare the log density of training rows with that of held-out rows.
 
     Args:
-        ambient: flow and noise.
-        train: standardised rows that the flow was trained on, with their context or None.
+        density: of prepared rows.
+        train: the rows that the flow was trained on.
         held_out: other rows; of both at most 1,000 evenly spaced ones are used.
 
     Returns:
         The record `Generalisation`.
 
     Example:
-        >>> from isthmus.ambient import IsotropicNoise
+        >>> from isthmus.density import IsotropicNoise
         >>> from isthmus.flows import RectangularFlow
         >>> x = torch.randn(9, 3)
-        >>> generalisation(Ambient(RectangularFlow(3, 2), IsotropicNoise(3, 0.1)), (x, None), (x, None)).gap
+        >>> generalisation(Ambient(RectangularFlow(3, 2), IsotropicNoise(3, 0.1)), Rows(x), Rows(x)).gap
         0.0
     """
-    most = affordable(ambient.flow, _DENSITY_ROWS, times=5)
-    inside, outside = (ambient.linearised(*thinned(*rows, most)) for rows in (train, held_out))
+    most = density.flow.affordable(_DENSITY_ROWS, times=5)
+    few = (rows.thinned(most) for rows in (train, held_out))
+    inside, outside = (density.log_prob(rows.x, rows.c) for rows in few)
     mean, other = float(inside.mean()), float(outside.mean())
     error = sum(float(v.var(correction=0)) / len(v) for v in (inside, outside)) ** 0.5
     return Generalisation(mean, other, mean - other, error)
@@ -281,13 +281,14 @@ def agreement(
         The record `Agreement`.
 
     Example:
-        >>> from isthmus.ambient import IsotropicNoise
+        >>> from isthmus.density import IsotropicNoise
         >>> from isthmus.flows import RectangularFlow
         >>> flow = RectangularFlow(3, 2, latent_transforms=0).double()
         >>> agreement(Ambient(flow, IsotropicNoise(3, 0.1).double()), torch.randn(9, 3).double()).spread >= 0
         True
     """
-    x, c = thinned(x, c, affordable(ambient.flow, _SAMPLED_ROWS))
+    rows = Rows(x, c).thinned(ambient.flow.affordable(_SAMPLED_ROWS))
+    x, c = rows.x, rows.c
     sampled = ambient.importance_sampled(x, c, n_points=n_points, seed=seed)
     difference = ambient.linearised(x, c) - sampled.value
     error = float(difference.std(correction=0)) / len(x) ** 0.5
@@ -295,7 +296,7 @@ def agreement(
 
 
 def gradient_quality(
-    flow: Flow, x: Float[Tensor, "n D"], c: Context = None, *, surrogate: str = "encoder", seed: int = 0
+    flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, surrogate: str = "encoder", seed: int = 0
 ) -> GradientQuality:
     """Cosines of a surrogate's gradient with the exact gradients of the change of volume.
 
@@ -317,8 +318,8 @@ def gradient_quality(
         True
     """
     flow = in_double(copy.deepcopy(flow)).requires_grad_()
-    x, c = thinned(x.to(torch.float64), c, affordable(flow, _GRADIENT_ROWS))
-    c = None if c is None else c.to(torch.float64)
+    rows = Rows(x, c).thinned(flow.affordable(_GRADIENT_ROWS)).to(torch.float64)
+    x, c = rows.x, rows.c
     encode, decode = flow.maps(c)
     parameters = list(flow.parameters())
 

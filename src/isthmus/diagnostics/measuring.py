@@ -2,24 +2,20 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
-from isthmus.ambient import Ambient
+from isthmus.density import Ambient
 from isthmus.diagnostics.dimension import FlatPieces, correlation_dimension, flat_pieces
 from isthmus.diagnostics.geometry import (
     Curvature,
     PseudoInverse,
     Reconstruction,
     Spectrum,
-    Table,
     curvature,
     pseudo_inverse,
     reconstruction,
     spectrum,
-    thinned,
 )
 from isthmus.diagnostics.likelihood import (
     Agreement,
@@ -33,24 +29,11 @@ from isthmus.diagnostics.likelihood import (
     gradient_quality,
     samples,
 )
-from isthmus.flow import Context
+from isthmus.rows import Rows
 
-__all__ = ["Measurements", "RowsLike", "measure", "prepared"]
+__all__ = ["Measurements", "measure", "prepared"]
 
 _ROWS = 1_000
-
-
-@runtime_checkable
-class RowsLike(Protocol):
-    """Standardised data `x` (n, D) with context `c` (n, C) or None."""
-
-    @property
-    def x(self) -> Tensor:
-        """Data."""
-
-    @property
-    def c(self) -> Context:
-        """Context."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +57,7 @@ class Measurements:
     gradient: GradientQuality | None
 
 
-def measure(
-    ambient: Ambient, train: RowsLike, held_out: RowsLike, *, surrogate: str | None, seed: int = 0
-) -> Measurements:
+def measure(ambient: Ambient, train: Rows, held_out: Rows, *, surrogate: str | None, seed: int = 0) -> Measurements:
     """Run every diagnostic; see `examine`, which judges the result.
 
     Args:
@@ -93,12 +74,12 @@ def measure(
     inside, outside = prepared(train), prepared(held_out)
     every = train.x.to(torch.float64)
     most = min(flow.data_dim, 2 * flow.latent_dim)
-    pieces = flat_pieces(every, outside[0], most, seed=seed)
+    pieces = flat_pieces(every, outside.x, most, seed=seed)
     # The noise of pieces of twice the dimension is near the truth even where d is too small by half.
     noise = pieces.variance(min(2 * flow.latent_dim, max(flow.latent_dim, flow.data_dim - 1)))
     fit = reconstruction(flow, inside, outside, pieces)
     sigma = fit.held_out**0.5
-    x, c = outside
+    x, c = outside.x, outside.c
     return Measurements(
         data_dim=flow.data_dim,
         latent_dim=flow.latent_dim,
@@ -119,14 +100,6 @@ def measure(
     )
 
 
-def prepared(rows: RowsLike) -> Table:
-    """At most 1,000 of the rows, in float64.
-
-    Args:
-        rows: standardised rows.
-
-    Returns:
-        Data and context.
-    """
-    x, c = thinned(rows.x, rows.c, _ROWS)
-    return x.to(torch.float64), None if c is None else c.to(torch.float64)
+def prepared(rows: Rows) -> Rows:
+    """Return at most 1,000 of the rows, in float64."""
+    return rows.thinned(_ROWS).to(torch.float64)

@@ -18,7 +18,6 @@ from isthmus import scoring
 from isthmus.data.tables import Column
 from isthmus.data.tables.columns import Level, named
 from isthmus.data.tables.wording import quoted
-from isthmus.diagnostics.geometry import affordable
 from isthmus.errors import InputError
 from isthmus.flow import Context
 from isthmus.store import Fitted
@@ -279,7 +278,7 @@ def explore(
         >>> exploration.drawn, exploration.frame.shape
         (True, (9, 2))
     """
-    most_rows = most_rows or affordable(fitted.model.flow, _ROWS, times=20)
+    most_rows = most_rows or fitted.model.injection.affordable(_ROWS, times=20)
     drawn = frame is None
     frame = _samples(fitted, most_rows, seed) if frame is None else named(frame)
     if frame.empty:

@@ -11,16 +11,18 @@ from zuko.lazy import UnconditionalTransform
 from zuko.transforms import IdentityTransform
 
 from isthmus.errors import InputError
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, Injection
+from isthmus.supports import Euclidean
 from isthmus.volume import Volume
 
 __all__ = ["BijectiveFlow"]
 
+_CITES = {"nsf": ("durkan2019",), "maf": ("papamakarios2017",), "realnvp": ("dinh2017",)}
 _FAMILIES = {"nsf": zuko.flows.NSF, "maf": zuko.flows.MAF, "realnvp": zuko.flows.RealNVP}
 
 
 @final
-class BijectiveFlow(Flow):
+class BijectiveFlow(Injection):
     """A normalizing flow of zuko from R^D to R^D: `f = T`, `g = T^-1`, d = D, and nothing is projected away.
 
     Its density is one of x itself in R^D, so it needs no noise off a manifold; objective `likelihood` trains it.
@@ -48,8 +50,6 @@ class BijectiveFlow(Flow):
         True
     """
 
-    whole_space = True
-
     def __init__(
         self,
         data_dim: int,
@@ -60,12 +60,13 @@ class BijectiveFlow(Flow):
         transforms: Annotated[int, Ge(0)] = 5,
         width: Annotated[int, Ge(1)] = 128,
     ) -> None:
-        super().__init__(data_dim, latent_dim, context_dim)
+        super().__init__(Euclidean(data_dim), latent_dim, context_dim)
         if latent_dim != data_dim:
             raise InputError(
                 f"expected latent_dim {data_dim}, as many as columns, for a bijective flow; got {latent_dim}; use a "
                 "free-form or a rectangular flow for a manifold"
             )
+        self.cites = _CITES[transform] if transforms else ()
         if transforms:
             family = _FAMILIES[transform]
             options = {"transforms": transforms, "hidden_features": (width, width), "activation": torch.nn.SiLU}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from zuko.transforms import MonotonicAffineTransform
 
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, LearnedManifold
 from isthmus.volume import Volume, exact
 
 __all__ = ["RectangularFlow"]
@@ -21,7 +21,7 @@ _LEAST_SLOPE = 0.1
 
 
 @final
-class RectangularFlow(Flow):
+class RectangularFlow(LearnedManifold):
     """RealNVP on R^D, `g(z) = T^-1(z, 0)` and `f(x)` the first d coordinates of T(x), with a RealNVP density on R^d.
 
     The encoder is a left inverse of the decoder by construction, `f(g(z)) = z`.
@@ -44,6 +44,8 @@ class RectangularFlow(Flow):
         >>> torch.allclose(flow.encode(flow.decode(z)), z, atol=1e-4)
         True
     """
+
+    cites = ("caterini2021", "dinh2017")
 
     def __init__(
         self,

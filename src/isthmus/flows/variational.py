@@ -38,6 +38,8 @@ class VariationalFlow(NetworkFlow):
         torch.Size([3, 2])
     """
 
+    cites = ("kingma2014",)
+
     def __init__(
         self,
         encoder: nn.Module,

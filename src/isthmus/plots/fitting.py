@@ -15,53 +15,60 @@ _MARKS = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), "solid")
 
 @styled
 def training_curves(log: Sequence[Mapping[str, float]], events: Sequence[tuple[float, str]] = ()) -> Picture:
-    """Held-out log density and reconstruction error against the steps, with what happened on the way.
+    """Draw the held-out log density, and the reconstruction error where there is one, against the steps.
 
     Args:
-        log: one record a validation: `step`, `ambient_log_likelihood` in nats a row, `reconstruction` in squared
-            standard deviations.
+        log: one record a validation: `step`, `log_density` in nats a row, and with a reconstruction its squared
+            error `reconstruction`, in squared standard deviations.
         events: steps and words to mark them with.
 
     Returns:
-        The picture, of two panels.
+        The picture, of one panel or two.
 
     Example:
-        >>> log = [{"step": s, "ambient_log_likelihood": -9.0 + s, "reconstruction": 1.0} for s in (0, 1, 2)]
+        >>> log = [{"step": s, "log_density": -9.0 + s, "reconstruction": 1.0} for s in (0, 1, 2)]
         >>> training_curves(log, [(2, "weights kept")]).alt
         'Over 2 steps the held-out log density went from −9.00 to −7.00 nats per row, the held-out reconstruction error
         from 1 to 1. Marked: weights kept at step 2.'
     """
-    figure, (top, bottom) = canvas(2, height=3.6, sharex=True)
-    step, density, error = (
-        np.array([row[key] for row in log], dtype=float) for key in ("step", "ambient_log_likelihood", "reconstruction")
-    )
-    top.plot(step, density, ".-", color=MODEL)
-    top.set_ylabel("log density\n(nats per row)")
+    reconstructs = "reconstruction" in log[0]
+    figure, axes = canvas(2, height=3.6, sharex=True) if reconstructs else canvas(1, height=2.4)
+    step, density = (np.array([row[key] for row in log], dtype=float) for key in ("step", "log_density"))
+    _density_curve(axes[0], step, density)
+    text = f"held-out log density went from {nats(density[0])} to {nats(density[-1])} nats per row"
+    if reconstructs:
+        error = np.array([row["reconstruction"] for row in log], dtype=float)
+        _error_curve(axes[1], step, error)
+        text += f", the held-out reconstruction error from {number(error[0])} to {number(error[-1])}"
+    axes[-1].set_xlabel("training step")
+    for (at, what), style in zip(events, _MARKS, strict=False):
+        for ax in axes:
+            ax.axvline(at, color=INK, lw=1.0, ls=style, label=what)
+    for ax in axes:
+        ax.grid(axis="y")
+    if events:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    marks = "; ".join(f"{what} at step {number(at)}" for at, what in events)
+    marked = f" Marked: {marks}." if marks else ""
+    return Picture(figure, f"Over {number(step[-1])} steps the {text}.{marked}")
+
+
+def _density_curve(ax: Axes, step: Float[np.ndarray, " n"], density: Float[np.ndarray, " n"]) -> None:
+    ax.plot(step, density, ".-", color=MODEL)
+    ax.set_ylabel("log density\n(nats per row)")
     settled = density[len(density) // 4 :]
     settled = settled[np.isfinite(settled)]
     if len(settled):  # an untrained flow's value may be lower by thousands
         low, high = settled.min(), density[np.isfinite(density)].max()
-        top.set_ylim(low - 0.5 * (high - low) - 0.05, high + 0.15 * (high - low) + 0.05)
-    bottom.plot(step, error, ".-", color=ROWS)
+        ax.set_ylim(low - 0.5 * (high - low) - 0.05, high + 0.15 * (high - low) + 0.05)
+
+
+def _error_curve(ax: Axes, step: Float[np.ndarray, " n"], error: Float[np.ndarray, " n"]) -> None:
+    ax.plot(step, error, ".-", color=ROWS)
     positive = error[np.isfinite(error) & (error > 0)]
-    if len(positive):  # a flow of the whole space reconstructs exactly
-        log_scale(bottom, "y", float(positive.min()), float(positive.max()))
-    bottom.set_ylabel("reconstruction\nerror (log scale)")
-    bottom.set_xlabel("training step")
-    for (at, what), style in zip(events, _MARKS, strict=False):
-        for ax in (top, bottom):
-            ax.axvline(at, color=INK, lw=1.0, ls=style, label=what)
-    top.grid(axis="y")
-    bottom.grid(axis="y")
-    if events:
-        figure.legend(*top.get_legend_handles_labels(), loc="outside upper left", ncols=2)
-    marks = "; ".join(f"{what} at step {number(at)}" for at, what in events)
-    return Picture(
-        figure,
-        f"Over {number(step[-1])} steps the held-out log density went from {nats(density[0])} to "
-        f"{nats(density[-1])} nats per row, the held-out reconstruction error from {number(error[0])} to "
-        f"{number(error[-1])}." + (f" Marked: {marks}." if marks else ""),
-    )
+    if len(positive):  # an exact inverse reconstructs exactly
+        log_scale(ax, "y", float(positive.min()), float(positive.max()))
+    ax.set_ylabel("reconstruction\nerror (log scale)")
 
 
 @styled
@@ -145,21 +152,21 @@ def latent_dim_curve(records: Sequence[Mapping[str, float]], chosen: int) -> Pic
     """Held-out log density against the latent dimension, with standard errors.
 
     Args:
-        records: each with `latent_dim`, `log_likelihood` in nats a row and `standard_error`.
+        records: each with `latent_dim`, `log_density` in nats a row and `standard_error`.
         chosen: the dimension that was taken.
 
     Returns:
         The picture.
 
     Example:
-        >>> records = [{"latent_dim": d, "log_likelihood": -3.0 / d, "standard_error": 0.1} for d in (1, 2, 4)]
+        >>> records = [{"latent_dim": d, "log_density": -3.0 / d, "standard_error": 0.1} for d in (1, 2, 4)]
         >>> latent_dim_curve(records, 2).alt
         'Held-out log density by latent dimension: 1: −3.00, 2: −1.50, 4: −0.75 nats per row; 2 was chosen, 4 is
         highest.'
     """
     figure, (ax,) = canvas(height=2.6)
     order = sorted(records, key=lambda record: record["latent_dim"])
-    d, value, error = (np.array([r[k] for r in order]) for k in ("latent_dim", "log_likelihood", "standard_error"))
+    d, value, error = (np.array([r[k] for r in order]) for k in ("latent_dim", "log_density", "standard_error"))
     ax.errorbar(d, value, error, fmt="o-", color=ROWS, ms=4, label="held-out log density, standard error")
     ax.axvline(chosen, color=MODEL, ls="--", label=f"chosen: {chosen}")
     ax.set(xlabel="latent dimension", ylabel="log density\n(nats per row)")

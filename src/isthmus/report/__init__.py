@@ -15,10 +15,10 @@ import math
 import os
 import platform
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
@@ -209,45 +209,76 @@ def _count(fitted: Fitted) -> int:
     return len(_number_columns(fitted)) or len(fitted.model.columns.mean)
 
 
+class _Section(NamedTuple):
+    """A section with figures, and whether a report has it: of evidence, and of the scores of other densities."""
+
+    key: str
+    title: str
+    applies: Callable[[Evidence, Sequence[Score]], bool]
+    text: Callable[[Evidence], str]
+    figures: Callable[[Fitted, Evidence, tuple[int, int] | None], Iterator[figures.Figure]]
+    head: tuple[str, ...] = ()
+    table: Callable[[Fitted, Evidence, Sequence[Score]], Sequence[tuple[str, ...]]] = lambda *_: ()
+
+
+_SECTIONS = (
+    _Section("fit", "Training and fit", lambda *_: True, words.judged, lambda f, e, _: figures.fit_figures(f, e)),
+    _Section(
+        "samples",
+        "New rows against real ones",
+        lambda evidence, _: evidence.samples is not None,
+        lambda evidence: f"As many rows were drawn from the model as are judged, {len(evidence.rows):,}.",
+        figures.sample_figures,
+        ("Statistic", "Value", "How to read it"),
+        lambda fitted, evidence, _: figures.statistics(fitted, evidence),
+    ),
+    _Section(
+        "surface",
+        "The surface",
+        lambda evidence, _: evidence.surface is not None,
+        lambda _: "The surface that the data lie near, as the model has it.",
+        figures.surface_figures,
+    ),
+    _Section(
+        "scores",
+        "Scores of rows",
+        lambda evidence, _: evidence.source != "drawn",
+        lambda _: "How likely each judged row is, and how far from the surface.",
+        lambda _, evidence, __: figures.score_figures(evidence),
+    ),
+    _Section(
+        "others",
+        "Against simpler models",
+        lambda _, scores: bool(scores),
+        words.fairness,
+        lambda *_: iter(()),
+        ("Density", "Mean log density (nats per row)", "The model is ahead by"),
+        lambda _, __, scores: _score_rows(scores),
+    ),
+)
+"""The sections with figures, in the order of the page; a new one is an entry here."""
+
+
 def _groups(
     fitted: Fitted, evidence: Evidence, scores: Sequence[Score], shape: tuple[int, int] | None
 ) -> Iterator[dict[str, Any]]:
-    """The sections with figures: id, title, text, table and figures."""
-    drawn = evidence.source == "drawn"
-    yield _group("fit", "Training and fit", words.judged(evidence), figures.fit_figures(fitted, evidence))
-    if evidence.samples is not None:
-        statistics = figures.statistics(fitted, evidence)
-        table = (("Statistic", "Value", "How to read it"), statistics)
-        text = f"As many rows were drawn from the model as are judged, {len(evidence.rows.x):,}."
-        yield _group(
-            "samples", "New rows against real ones", text, figures.sample_figures(fitted, evidence, shape), table
-        )
-    text = "The surface that the data lie near, as the model has it."
-    yield _group("surface", "The surface", text, figures.surface_figures(fitted, evidence, shape))
-    if drawn:
-        return
-    text = "How likely each judged row is, and how far from the surface."
-    yield _group("scores", "Scores of rows", text, figures.score_figures(evidence))
-    if scores:
-        head = ("Density", "Mean log density (nats per row)", "The model is ahead by")
-        yield _group(
-            "others", "Against simpler models", words.fairness(evidence), iter(()), (head, _score_rows(scores))
-        )
+    """Draw the sections that apply: id, title, text, table and figures."""
+    for section in _SECTIONS:
+        if section.applies(evidence, scores):
+            rows = section.table(fitted, evidence, scores)
+            placed = [
+                _placed(f"{section.key}-{place}", figure)
+                for place, figure in enumerate(section.figures(fitted, evidence, shape), 1)
+            ]
+            text = section.text(evidence)
+            named = {"id": section.key, "title": section.title, "text": text, "head": section.head, "rows": rows}
+            yield {**named, "figures": placed}
 
 
-def _group(
-    key: str,
-    title: str,
-    text: str,
-    drawn: Iterator[figures.Figure],
-    table: tuple[Sequence[str], Sequence[tuple[str, ...]]] = ((), ()),
-) -> dict[str, Any]:
-    placed = []
-    for place, (heading, guide, picture) in enumerate(drawn, 1):
-        name = f"{key}-{place}"
-        svg = Markup(picture.svg(name, f"{name}-seen"))
-        placed.append({"id": name, "heading": heading, "guide": guide, "alt": picture.alt, "svg": svg})
-    return {"id": key, "title": title, "text": text, "head": table[0], "rows": table[1], "figures": placed}
+def _placed(name: str, figure: figures.Figure) -> dict[str, Any]:
+    heading, guide, picture = figure
+    svg = Markup(picture.svg(name, f"{name}-seen"))
+    return {"id": name, "heading": heading, "guide": guide, "alt": picture.alt, "svg": svg}
 
 
 def _score_rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.refit import Rows
+from isthmus.density import Ambient
+from isthmus.flow import Injection
 from isthmus.report.evidence import Evidence
+from isthmus.rows import Rows
 from isthmus.store import Fitted
 
 __all__ = ["Score", "compare", "learned_from"]
@@ -62,7 +64,7 @@ def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]
         seed: of the mixture's initialisation.
 
     Returns:
-        The model's score first; nothing where there are too few rows.
+        The model's score first; nothing where there are too few rows, or its density is not one of volume.
 
     References:
         Tipping, Bishop (1999), Probabilistic principal component analysis, J. R. Stat. Soc. B 61.
@@ -76,17 +78,14 @@ def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]
         []
     """
     learn, x = learned_from(evidence), evidence.rows.x
-    if learn is None or len(learn.x) < max(_FEWEST_ROWS, fitted.model.flow.latent_dim + 2) or len(x) < 2:
+    columns, density = fitted.model.columns, fitted.model.density
+    d = density.flow.latent_dim if isinstance(density.flow, Injection) else density.flow.data_dim - 1
+    if learn is None or density.rows.measure != "volume" or len(learn) < max(_FEWEST_ROWS, d + 2) or len(x) < 2:
         return []
-    rows = learn.x
-    columns = fitted.model.columns
     own, log_det = evidence.log_density, columns.log_det(columns.restore(x))
-    scores = [_score(f"this model, {fitted.model.flow.latent_dim} latent dimensions", own)]
-    name, values = _mixture(rows, x, seed)
-    alternatives = {
-        f"probabilistic PCA, {fitted.model.flow.latent_dim} dimensions": _ppca(rows, x, fitted.model.flow.latent_dim),
-        name: values,
-    }
+    scores = [_score(f"this model, {d} latent dimensions" if isinstance(density, Ambient) else "this model", own)]
+    name, values = _mixture(learn.x, x, seed)
+    alternatives = {f"probabilistic PCA, {d} dimensions": _ppca(learn.x, x, d), name: values}
     return scores + [_score(name, values + log_det, own) for name, values in alternatives.items()]
 
 

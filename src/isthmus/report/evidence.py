@@ -13,20 +13,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.ambient import Noise, gaussian_components, log_normal
 from isthmus.autodiff import jacobian
 from isthmus.columns import Columns
+from isthmus.density import Ambient, Noise, gaussian_components, log_normal
 from isthmus.diagnostics import FlatPieces, Samples, Spectrum, flat_pieces, samples, spectrum
-from isthmus.diagnostics.geometry import affordable
 from isthmus.errors import InputError
 from isthmus.fitting import rows_again
-from isthmus.flow import Context
+from isthmus.flow import Context, Injection, LearnedManifold
 from isthmus.metrics import c2st_auc
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.scoring import tensors
 from isthmus.store import Fitted
 
-__all__ = ["Evidence", "Source", "Surface", "Walks", "gather", "surface", "walks"]
+__all__ = ["Evidence", "OnSurface", "Source", "Surface", "Walks", "gather", "surface", "walks"]
 
 Source = Literal["held out", "given", "drawn"]
 
@@ -50,34 +49,45 @@ class Evidence:
         count: rows of the table.
         rows: the rows judged.
         learn: other rows, which alternatives may be fitted to; None without a table.
-        z: codes of the rows, (n, d).
         log_density: of the rows, (n,) in nats, user's units.
-        error: squared distance of each row to its reconstruction, (n,).
         drawn: samples for the same contexts, (n, D).
-        spectrum: extents of the surface.
-        noise: standard deviation of the residuals per direction off the surface.
-        pit: calibration of residuals, see `isthmus.plots.calibration`; empty where d = D or there are no rows.
-        pieces: what flat pieces leave of the rows, or None.
-        linear: mean square per direction off 0, 1, ... principal axes, as many as `pieces` has, or None.
         samples: energy test and nearest rows of samples against rows, or None.
         c2st: how well a classifier tells them apart, or None.
+        surface: what a flow with codes shows; None of others.
     """
 
     source: Source
     count: int
     rows: Rows
     learn: Rows | None
-    z: Float[Tensor, "n d"]
     log_density: Float[Tensor, " n"]
-    error: Float[Tensor, " n"]
     drawn: Float[Tensor, "n D"]
+    samples: Samples | None
+    c2st: float | None
+    surface: "OnSurface | None"
+
+
+@dataclass(frozen=True)
+class OnSurface:
+    """Where the rows lie on the surface of a flow with codes, and how far off it.
+
+    Attributes:
+        z: codes of the rows, (n, d).
+        error: squared distance of each row to its reconstruction, (n,).
+        spectrum: extents of the surface.
+        noise: standard deviation of the residuals per direction off the surface.
+        pit: calibration of residuals, see `isthmus.plots.calibration`; empty where there is no noise or no table.
+        pieces: what flat pieces leave of the rows, or None.
+        linear: mean square per direction off 0, 1, ... principal axes, as many as `pieces` has, or None.
+    """
+
+    z: Float[Tensor, "n d"]
+    error: Float[Tensor, " n"]
     spectrum: Spectrum
     noise: float
     pit: Float[Tensor, " p"]
     pieces: FlatPieces | None
     linear: Float[Tensor, " dims"] | None
-    samples: Samples | None
-    c2st: float | None
 
 
 class Surface(NamedTuple):
@@ -114,63 +124,72 @@ def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0) -> Evid
         >>> from isthmus import fit, Recipe
         >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
         >>> evidence = gather(fit(np.random.default_rng(0).normal(size=(99, 3)), recipe=recipe), None)
-        >>> evidence.source, evidence.z.shape, len(evidence.spectrum.mean)
+        >>> evidence.source, evidence.surface.z.shape, len(evidence.surface.spectrum.mean)
         ('drawn', torch.Size([500, 1]), 1)
     """
-    ambient, columns, flow = fitted.model.ambient, fitted.model.columns, fitted.model.flow
+    density, columns, flow = fitted.model.density, fitted.model.columns, fitted.model.flow
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         source, count, learn, rows = _rows(fitted, frame, seed)
-        rows = rows.thinned(affordable(flow, _ROWS, times=20))
+        rows = rows.thinned(flow.affordable(_ROWS, times=20))
         x, c = rows.x, rows.c
-        drawn = ambient.sample(len(x), c)
-        z = flow.encode(x, c)
-        residual = x - flow.decode(z, c)
-        error = residual.square().sum(1)
-        noise = float(error.mean() / max(1, flow.data_dim - flow.latent_dim)) ** 0.5
-        others = learn if learn is not None and min(len(learn.x), len(x)) >= _FEWEST_ROWS else None
-        pieces = None
-        if others is not None:
-            most = min(flow.data_dim - 1, 2 * flow.latent_dim)
-            pieces = flat_pieces(others.x, x[:1_000], max(1, most), seed=seed)
+        drawn = density.sample(len(x), c)
+        others = learn if learn is not None and min(len(learn), len(x)) >= _FEWEST_ROWS else None
         return Evidence(
             source=source,
             count=count,
             rows=rows,
             learn=learn,
-            z=z,
-            log_density=ambient.linearised(x, c) + columns.log_det(columns.restore(x)),
-            error=error,
+            log_density=density.log_prob(x, c) + columns.log_det(columns.restore(x)),
             drawn=drawn,
-            spectrum=spectrum(flow, x, c, sigma=noise),
-            noise=noise,
-            pit=_calibration(fitted, rows, z, residual) if source != "drawn" else x.new_zeros(0),
-            pieces=pieces,
-            linear=None if others is None or pieces is None else _off_axes(others.x, x, pieces.squares.shape[1]),
-            samples=None if others is None else samples(ambient, (others.x, others.c), (x, c), seed=seed),
+            samples=None if others is None else samples(density, others, rows, seed=seed),
             c2st=None if others is None else _told_apart(columns, drawn, x, seed),
+            surface=_on_surface(fitted, flow, rows, others, source, seed) if isinstance(flow, Injection) else None,
         )
 
 
+def _on_surface(
+    fitted: Fitted, flow: Injection, rows: Rows, others: Rows | None, source: Source, seed: int
+) -> OnSurface:
+    x, c = rows.x, rows.c
+    z = flow.encode(x, c)
+    residual = x - flow.decode(z, c)
+    error = residual.square().sum(1)
+    noise = flow.sigma(float(error.mean())) if isinstance(flow, LearnedManifold) else 0.0
+    pieces = None
+    if others is not None:
+        most = min(flow.data_dim - 1, 2 * flow.latent_dim)
+        pieces = flat_pieces(others.x, x[:1_000], max(1, most), seed=seed)
+    return OnSurface(
+        z=z,
+        error=error,
+        spectrum=spectrum(flow, x, c, sigma=noise),
+        noise=noise,
+        pit=_calibration(fitted, rows, z, residual) if source != "drawn" else x.new_zeros(0),
+        pieces=pieces,
+        linear=None if others is None or pieces is None else _off_axes(others.x, x, pieces.squares.shape[1]),
+    )
+
+
 @torch.no_grad()
-def surface(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> Surface:
+def surface(fitted: Fitted, flow: Injection, evidence: Evidence, *, seed: int = 0) -> Surface:
     """Points of the learned surface as the latent density has them, with the density on it.
 
     Args:
         fitted: the model and its record.
+        flow: its flow.
         evidence: what `gather` returned; a conditional model is shown at one of its contexts.
         seed: of the draw.
 
     Returns:
         The surface; lines of equal codes where d <= 2.
     """
-    flow, columns = fitted.model.flow, fitted.model.columns
-    n, c = affordable(flow, _SURFACE_POINTS, times=20), typical(evidence.rows)
+    columns = fitted.model.columns
+    n, c = flow.affordable(_SURFACE_POINTS, times=20), typical(evidence.rows)
     repeated = None if c is None else c.expand(n, -1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        base = flow.base(repeated)
-        z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
+        base, z = flow.base(repeated), flow.draw(n, repeated)
     decode = flow.maps(repeated)[1]
     points, (_, J) = decode(z), jacobian(lambda z: columns.restore_kept(decode(z)), z)
     log_density = base.log_prob(z) - torch.linalg.svdvals(J).clamp_min(1e-300).log().sum(1)
@@ -180,22 +199,23 @@ def surface(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> Surface:
 
 
 @torch.no_grad()
-def walks(fitted: Fitted, evidence: Evidence, *, steps: int, most: int = 3) -> Walks:
+def walks(flow: Injection, surface: OnSurface, rows: Rows, *, steps: int, most: int = 3) -> Walks:
     """Along the directions in code space that move the reconstruction most, through the mean code.
 
     Args:
-        fitted: the model and its record.
-        evidence: what `gather` returned.
+        flow: the flow.
+        surface: where the rows lie.
+        rows: the rows judged.
         steps: points on each walk.
         most: number of walks; d at most.
 
     Returns:
         The walks, the longest direction first.
     """
-    flow, z, c = fitted.model.flow, evidence.z, typical(evidence.rows)
+    z, c = surface.z, typical(rows)
     values, vectors = torch.linalg.eigh(z.mT.cov(correction=0).reshape(z.shape[1], z.shape[1]))
     spread = vectors * values.clamp_min(0).sqrt()  # d d
-    some = z[:: max(1, len(z) // affordable(flow, 200))]
+    some = z[:: max(1, len(z) // flow.affordable(200))]
     _, J = jacobian(flow.maps(None if c is None else c.expand(len(some), -1))[1], some)
     stretch = J @ spread
     directions = spread @ torch.linalg.eigh((stretch.mT @ stretch).mean(0)).eigenvectors.flip(1)
@@ -219,7 +239,7 @@ def _rows(fitted: Fitted, frame: pd.DataFrame | None, seed: int) -> tuple[Source
     if frame is None:
         n = _TWO_SAMPLE_ROWS
         c = torch.zeros(n, flow.context_dim, dtype=torch.float64) if flow.context_dim else None
-        return "drawn", 0, None, Rows(model.ambient.sample(n, c), c)
+        return "drawn", 0, None, Rows(model.density.sample(n, c), c)
     if frame.empty:
         raise InputError(f"expected a table with rows; got shape {frame.shape}; give more")
     x, c = tensors(fitted, frame)
@@ -254,11 +274,12 @@ def _calibration(
     fitted: Fitted, rows: Rows, z: Float[Tensor, "n d"], residual: Float[Tensor, "n D"]
 ) -> Float[Tensor, " p"]:
     """Where residuals lie in the model's distribution of them, along random directions normal to the surface."""
-    flow, noise = fitted.model.flow, fitted.model.ambient.noise
-    n, K = affordable(flow, 500, times=4), min(_NORMALS, flow.data_dim - flow.latent_dim)
-    z, residual, c = z[:n], residual[:n], None if rows.c is None else rows.c[:n]
-    if K == 0:
+    density = fitted.model.density
+    if not isinstance(density, Ambient) or density.flow.data_dim == density.flow.latent_dim:
         return z.new_zeros(0)
+    flow, noise = density.flow, density.noise
+    n, K = flow.affordable(500, times=4), min(_NORMALS, flow.codimension)
+    z, residual, c = z[:n], residual[:n], None if rows.c is None else rows.c[:n]
     tangent = torch.linalg.qr(jacobian(flow.maps(c)[1], z)[1]).Q
     v = torch.randn(len(z), flow.data_dim, K).to(z)
     normal = torch.nn.functional.normalize(v - tangent @ (tangent.mT @ v), dim=1).mT  # n K D

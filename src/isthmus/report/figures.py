@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus import plots
+from isthmus.flow import Injection
 from isthmus.plots import Picture
-from isthmus.report.evidence import Evidence, Surface, surface, walks
+from isthmus.report.evidence import Evidence, OnSurface, Surface, surface, walks
 from isthmus.scoring import features
 from isthmus.store import Fitted
 
@@ -33,28 +34,32 @@ class Figure(NamedTuple):
 
 
 def fit_figures(fitted: Fitted, evidence: Evidence) -> Iterator[Figure]:
-    """Training, latent dimension, noise floor and spectrum, as far as there are data for them."""
-    metrics, d = fitted.metrics, fitted.model.flow.latent_dim
-    if len(fitted.log) > 1 and {"step", "ambient_log_likelihood", "reconstruction"} <= set(fitted.log[0]):
+    """Draw training, latent dimension, noise floor and spectrum, as far as there are data for them."""
+    metrics = fitted.metrics
+    if len(fitted.log) > 1 and {"step", "log_density"} <= set(fitted.log[0]):
         picture = plots.training_curves(fitted.log, list(_events(fitted)))
-        guide = f"Both on held-out rows; both should have levelled off where the weights were kept.{_left_out(metrics)}"
+        guide = f"On held-out rows; it should have levelled off where the weights were kept.{_left_out(metrics)}"
         yield Figure("Training", guide, picture)
     if metrics.get("latent_dim_curve"):
-        picture = plots.latent_dim_curve(metrics["latent_dim_curve"], d)
+        picture = plots.latent_dim_curve(metrics["latent_dim_curve"], metrics["latent_dim"])
         yield Figure(
             "How many dimensions?",
             "Short trainings; the smallest dimension that is within an error of the best is taken.",
             picture,
         )
-    pieces, linear, D = evidence.pieces, evidence.linear, fitted.model.flow.data_dim
+    if evidence.surface is not None:
+        yield from _extents(evidence.surface)
+
+
+def _extents(surface: OnSurface) -> Iterator[Figure]:
+    pieces, linear, d = surface.pieces, surface.linear, surface.z.shape[1]
     if pieces is not None and linear is not None and d < len(linear):
         floor = np.sqrt([max(pieces.variance(q), 1e-12) for q in range(len(linear))])
-        own = float(evidence.error.mean() / max(1, D - d)) ** 0.5
-        picture = plots.reconstruction_floor(np.sqrt(linear.clamp_min(1e-12).numpy()), floor, d, own)
+        picture = plots.reconstruction_floor(np.sqrt(linear.clamp_min(1e-12).numpy()), floor, d, surface.noise)
         guide = "A good model lies on or below the noise floor; far above it, structure is missing."
         yield Figure("Reconstruction against the noise floor", guide, picture)
-    extents = evidence.spectrum
-    picture = plots.spectrum(np.array(extents.mean), np.array(extents.deviation), evidence.noise)
+    extents = surface.spectrum
+    picture = plots.spectrum(np.array(extents.mean), np.array(extents.deviation), surface.noise)
     yield Figure(
         "Extents of the surface", "Directions below the noise carry nothing: fewer dimensions would do.", picture
     )
@@ -63,16 +68,16 @@ def fit_figures(fitted: Fitted, evidence: Evidence) -> Iterator[Figure]:
 def _events(fitted: Fitted) -> Iterator[tuple[float, str]]:
     """What happened in training, by its step."""
     log, metrics = fitted.log, fitted.metrics
-    broken = [row["step"] for row in log if not np.isfinite(row["ambient_log_likelihood"] + row["reconstruction"])]
+    broken = [row["step"] for row in log if not np.isfinite(row["log_density"] + row.get("reconstruction", 0.0))]
     if broken:
         yield broken[0], "not finite"
     rises = [row["step"] for before, row in pairwise(log) if row.get("beta") != before.get("beta")]
     if rises:
         yield rises[-1], "last change of beta"
     drops = [
-        (before["ambient_log_likelihood"] - row["ambient_log_likelihood"], row["step"])
+        (before["log_density"] - row["log_density"], row["step"])
         for before, row in pairwise(log)
-        if row["ambient_log_likelihood"] < before["ambient_log_likelihood"] - 1.0
+        if row["log_density"] < before["log_density"] - 1.0
     ]
     if drops:
         yield max(drops)[1], "largest setback"
@@ -114,15 +119,17 @@ def sample_figures(fitted: Fitted, evidence: Evidence, shape: tuple[int, int] | 
 
 
 def surface_figures(fitted: Fitted, evidence: Evidence, shape: tuple[int, int] | None) -> Iterator[Figure]:
-    """The surface in space, codes, and walks along the surface."""
-    columns, judged = fitted.model.columns, evidence.source != "drawn"
-    found = surface(fitted, evidence)
+    """Draw the surface in space, codes, and walks along the surface; nothing of a flow without codes."""
+    columns, judged, flow, own = fitted.model.columns, evidence.source != "drawn", fitted.model.flow, evidence.surface
+    if own is None or not isinstance(flow, Injection):
+        return
+    found = surface(fitted, flow, evidence)
     if columns.dim > 1:
         where = "in the columns themselves" if columns.dim <= 3 else "in the two leading principal axes"
         guide = f"Drawn {where}; grey are rows of the table." if judged else f"Drawn {where}."
         yield Figure("The learned surface", guide, _drawn_surface(fitted, evidence, found))
-    z = _thin(evidence.z).numpy()
-    density, error = _thin(evidence.log_density).numpy(), _thin(evidence.error.sqrt()).numpy()
+    z = _thin(own.z).numpy()
+    density, error = _thin(evidence.log_density).numpy(), _thin(own.error.sqrt()).numpy()
     whose = "of rows" if judged else "of samples"
     yield Figure(
         f"Codes {whose}, by density",
@@ -137,19 +144,21 @@ def surface_figures(fitted: Fitted, evidence: Evidence, shape: tuple[int, int] |
     yield Figure(
         "Walks along the surface",
         "What a latent direction means; the middle is the mean code.",
-        _drawn_walks(fitted, evidence, shape),
+        _drawn_walks(fitted, flow, own, evidence, shape),
     )
 
 
-def _drawn_walks(fitted: Fitted, evidence: Evidence, shape: tuple[int, int] | None) -> Picture:
+def _drawn_walks(
+    fitted: Fitted, flow: Injection, own: OnSurface, evidence: Evidence, shape: tuple[int, int] | None
+) -> Picture:
     columns = fitted.model.columns
     if shape:
-        path = walks(fitted, evidence, steps=_IMAGES)
+        path = walks(flow, own, evidence.rows, steps=_IMAGES)
         flat = _pixels(fitted, columns.restore(path.columns.flatten(0, 1)), shape)
         images = flat.reshape(len(path.columns), _IMAGES, *shape)
         lines = [f"direction {k + 1}" for k in range(len(images))]
         return plots.image_rows(images, lines, "Walks along the surface, from −2 to 2 standard deviations.")
-    path = walks(fitted, evidence, steps=41)
+    path = walks(flow, own, evidence.rows, steps=41)
     names = [name for name, kept in zip(features(fitted), columns.kept, strict=True) if kept]
     return plots.profiles(path.t.numpy(), path.columns.numpy(), names)
 
@@ -180,20 +189,23 @@ def score_figures(evidence: Evidence) -> Iterator[Figure]:
     """Histograms of the scores with the outlier cut, and the calibration."""
     if evidence.source == "drawn":
         return
-    density, error = evidence.log_density.numpy(), evidence.error.sqrt().numpy()
+    density = evidence.log_density.numpy()
     share = f"The cut leaves out the {100 * _CUT:.0f} % most unusual of these rows."
     finite = density[np.isfinite(density)]
     if len(finite) and np.ptp(finite) > 0:
         low = float(np.quantile(finite, _CUT))
         yield Figure("Log densities", share, plots.histogram(density, low, what="log density (nats)"))
+    if evidence.surface is None:
+        return
+    error = evidence.surface.error.sqrt().numpy()
     if np.isfinite(error).any() and np.ptp(error) > 0 and (error > 0).all():
         high = float(np.quantile(error, 1 - _CUT))
         what = "distance to the reconstruction (std.)"
         picture = plots.histogram(error, high, what=what, unusual="above", logarithmic=True)
         yield Figure("Reconstruction errors", share, picture)
-    if len(evidence.pit):
+    if len(evidence.surface.pit):
         guide = "Level if the noise is what the model says; a hump in the middle: noise overstated; a dip: understated."
-        yield Figure("Calibration off the surface", guide, plots.calibration(evidence.pit.numpy()))
+        yield Figure("Calibration off the surface", guide, plots.calibration(evidence.surface.pit.numpy()))
 
 
 def statistics(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str, str]]:

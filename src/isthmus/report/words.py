@@ -7,6 +7,7 @@ from isthmus.data.tables import Column
 from isthmus.data.tables.wording import listed
 from isthmus.diagnostics import Health, Verdict
 from isthmus.diagnostics.health import STATUSES, Status
+from isthmus.flow import Injection, LearnedManifold
 from isthmus.plots.style import nats, number
 from isthmus.report.baselines import Score, learned_from
 from isthmus.report.evidence import Evidence
@@ -183,7 +184,7 @@ def _compared(scores: Sequence[Score]) -> Iterator[Verdict]:
 
 
 def _shifted(fitted: Fitted, evidence: Evidence) -> Iterator[Verdict]:
-    before = fitted.metrics.get("validation", {}).get("ambient_log_likelihood_linearised")
+    before = fitted.metrics.get("validation", {}).get(f"log_density_{fitted.model.density.names[0]}")
     density = evidence.log_density
     if evidence.source != "given" or before is None or len(density) < 2:
         return
@@ -203,13 +204,19 @@ def summary(fitted: Fitted, evidence: Evidence) -> str:
         fitted: the model and its record.
         evidence: what the table showed.
     """
-    D, d = fitted.model.flow.data_dim, fitted.model.flow.latent_dim
+    flow = fitted.model.flow
+    D = flow.data_dim
     rows = fitted.metrics.get("table", {}).get("rows")
     learned = f" It was learned from {rows:,} rows." if rows else ""
     count = len(fitted.schema.columns) if fitted.schema else D
     table = f"{count:,} column{'s' * (count != 1)}" + ("" if count == D else f", {D:,} numbers that vary,")
-    surface = "a curve" if d == 1 else f"a surface of {d} dimensions"
-    return f"The model takes rows of {table} to lie near {surface}, and gives each row a probability density.{learned}"
+    where = ""
+    if isinstance(flow, LearnedManifold):
+        where = (
+            f" to lie near {'a curve' if flow.latent_dim == 1 else f'a surface of {flow.latent_dim} dimensions'}, and"
+        )
+    gives = f"gives each row a log-likelihood, in {fitted.measured}"
+    return f"The model takes rows of {table}{where or ' and'} {gives}.{learned}"
 
 
 def judged(evidence: Evidence) -> str:
@@ -264,28 +271,30 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
     Returns:
         Names and values.
     """
-    flow, metrics = fitted.model.flow, fitted.metrics
-    D, d = flow.data_dim, flow.latent_dim
+    flow, metrics, surface = fitted.model.flow, fitted.metrics, evidence.surface
+    d = flow.latent_dim if isinstance(flow, Injection) else 0
+    described = f", described by {d} latent dimension{'s' * (d != 1)}" if d else ""
     mse = metrics.get("validation", {}).get("reconstruction_mse")
     rows = metrics.get("table", {}).get("rows")
     found = [
         ("Learned from", f"{rows:,} rows" if rows else ""),
-        ("Dimensions", f"{D} numbers a row, described by {d} latent dimension{'s' * (d != 1)}"),
+        ("Dimensions", f"{flow.data_dim} numbers a row{described}"),
+        ("Log-likelihoods", fitted.measured),
         ("Conditioned on", f"{flow.context_dim} context features" if flow.context_dim else ""),
-        ("Noise off the surface", _noise(mse, D, d) if mse is not None else ""),
-        ("Directions above the noise", f"{evidence.spectrum.above_noise:.3g} of {d}"),
-        ("beta", f"{number(metrics['beta'])}: {metrics['beta_reason']}" if "beta_reason" in metrics else ""),
+        ("Noise off the surface", _noise(mse, flow) if mse is not None and isinstance(flow, LearnedManifold) else ""),
+        ("Directions above the noise", f"{surface.spectrum.above_noise:.3g} of {d}" if surface else ""),
+        ("beta", f"{number(metrics['beta'])}: {metrics['beta_reason']}" if metrics.get("beta_reason") else ""),
         ("Latent density", _part(fitted.latent.model_dump())),
-        ("Noise model", _part(fitted.noise.model_dump())),
+        ("Noise model", _part(fitted.noise.model_dump()) if fitted.noise else ""),
         ("Training", f"{metrics['steps']:,} steps in {metrics['seconds']:.0f} s" if "steps" in metrics else ""),
     ]
     return [(name, value) for name, value in found if value]
 
 
-def _noise(mse: float, D: int, d: int) -> str:
-    share = mse / D
-    sigma = (mse / max(1, D - d)) ** 0.5
-    return f"{number(sigma)} standard deviations of a column per direction; {share:.1%} of the variance is left over"
+def _noise(mse: float, flow: LearnedManifold) -> str:
+    share = mse / flow.data_dim
+    sigma = number(flow.sigma(mse))
+    return f"{sigma} standard deviations of a column per direction; {share:.1%} of the variance is left over"
 
 
 def _part(record: Mapping[str, Any]) -> str:

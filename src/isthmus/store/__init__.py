@@ -31,17 +31,17 @@ import safetensors
 import safetensors.torch
 from safetensors import SafetensorError
 
-from isthmus.ambient import NOISES, Ambient
 from isthmus.columns import Columns
 from isthmus.data.tables import Schema
 from isthmus.data.tables.wording import one_line
+from isthmus.density import NOISES, density_of
 from isthmus.errors import InputError
-from isthmus.flow import Flow
+from isthmus.flow import Flow, Injection, LearnedManifold
 from isthmus.latents import LATENTS
 from isthmus.model import Model
 from isthmus.recipe import LatentPart, Part, Recipe
 from isthmus.store.folders import read_bytes, restore, sign, write_folder
-from isthmus.store.formats import FORMAT, MIGRATIONS, Config, read_config, read_json
+from isthmus.store.formats import FORMAT, MIGRATIONS, RENAMED_TENSORS, Config, migrate_figures, read_config, read_json
 from isthmus.store.tensors import Budget, Header, read_header, read_tensors, stored
 
 __all__ = ["FORMAT", "MIGRATIONS", "Fitted", "append_row", "check_output", "load", "save", "versions"]
@@ -57,18 +57,32 @@ class Fitted:
     model: Model
     recipe: Recipe
     latent: Part
-    noise: Part
+    noise: Part | None
     metrics: dict[str, Any]
     log: Sequence[Mapping[str, float]] = field(default_factory=list)
     schema: Schema | None = None
     custom: bool = False
 
     @property
+    def measured(self) -> str:
+        """The unit and measure of the log density of a row, and what stands in it for columns that are no numbers."""
+        columns = self.schema.columns if self.schema else ()
+        kinds = {
+            "a category counts as one number a level, spread over a unit": any(
+                c.kind == "category" and c.role == "data" and c.features for c in columns
+            ),
+            "a gap as a flag and the median": any(c.has_missing and c.role == "data" for c in columns),
+        }
+        volume = self.model.density.rows.measure == "volume"
+        return ", ".join([self.model.measured, *(words for words, there in kinds.items() if there and volume)])
+
+    @property
     def image(self) -> tuple[int, int, int] | None:
         """Channels, height and width, where a row of X is an image by its table, the recipe or the networks."""
         if self.schema is not None and self.schema.image:
             return self.schema.image
-        shape = () if self.custom else self.recipe.flow.network.options.get("shape", ())
+        network = None if self.custom else self.recipe.flow.network
+        shape = () if network is None else network.options.get("shape", ())
         channels, height, width = self.recipe.columns.image or (tuple(shape) if len(shape) == 3 else (0, 0, 0))
         return (channels, height, width) if channels else None
 
@@ -156,9 +170,12 @@ def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:
     config, path = read_config(folder, _SIGNED), folder / "model.safetensors"
     header = read_header(path)
     model = _rebuild(config, flow, folder, header)
-    model.load_state_dict(read_tensors(path, header, model.state_dict(), finite=not config.custom))
+    renamed = {} if config.format == FORMAT else RENAMED_TENSORS
+    model.load_state_dict(read_tensors(path, header, model, finite=not config.custom, renamed=renamed))
     _check_columns(model, config, path)
     metrics, log = read_json(folder / "metrics.json"), _read_log(folder / "log.csv")
+    if config.format < FORMAT:
+        metrics, log = migrate_figures(metrics), [migrate_figures(row) for row in log]
     return Fitted(model, config.recipe, config.latent, config.noise, metrics, log, config.schema_, config.custom)
 
 
@@ -178,12 +195,12 @@ def _write(fitted: Fitted, folder: Path) -> None:
     config = {
         "format": FORMAT,
         "data_dim": flow.data_dim,
-        "latent_dim": flow.latent_dim,
+        "latent_dim": flow.latent_dim if isinstance(flow, Injection) else flow.data_dim,
         "context_dim": flow.context_dim,
         "n_columns": model.columns.mean.shape[0],
         "recipe": fitted.recipe.model_dump(mode="json"),
         "latent": fitted.latent.model_dump(),
-        "noise": fitted.noise.model_dump(),
+        "noise": None if fitted.noise is None else fitted.noise.model_dump(),
         "custom": fitted.custom,
         "schema": None if fitted.schema is None else fitted.schema.model_dump(mode="json"),
         "versions": versions(),
@@ -231,9 +248,12 @@ def _rebuild(config: Config, flow: Flow | None, folder: Path, header: Header) ->
             raise InputError(f"expected {dim} numbers as {name!r} in {folder}; got others; the model is damaged")
     part = config.recipe.flow
     if config.latent.kind != "as trained":
-        part = part.model_copy(update={"latent": LatentPart(**config.latent.check(LATENTS, "latent").model_dump())})
+        part = part.model_copy(
+            update={"latent": part.latent and LatentPart(**config.latent.check(LATENTS, "latent").model_dump())}
+        )
     with Budget(header) as budget:
-        budget.check_counts([part.model_dump(), config.latent.options, config.noise.options])
+        noise = config.noise.options if config.noise else {}
+        budget.check_counts([part.model_dump(), config.latent.options, noise])
         try:
             return _build(config, config.recipe.model_copy(update={"flow": part}), flow)
         except InputError:
@@ -245,13 +265,18 @@ def _rebuild(config: Config, flow: Flow | None, folder: Path, header: Header) ->
 
 
 def _build(config: Config, recipe: Recipe, flow: Flow | None) -> Model:
-    noise = config.noise.check(NOISES, "noise").build(NOISES, config.data_dim)
     if not config.custom or flow is None:
         flow = recipe.build_flow(config.data_dim, config.latent_dim, config.context_dim)
-    if config.latent.kind != "as trained":
+    if config.latent.kind != "as trained" and isinstance(flow, Injection):
         flow.latent = config.latent.build(LATENTS, config.latent_dim, config.context_dim)
+    if isinstance(flow, LearnedManifold) is (config.noise is None):
+        raise InputError(
+            f"expected noise off a learned manifold, and none elsewhere; got {type(flow).__name__} with "
+            f"{config.noise.kind if config.noise else 'none'}; the model is damaged"
+        )
+    noise = config.noise.check(NOISES, "noise").build(NOISES, config.data_dim) if config.noise else None
     context = Columns(config.context_dim) if config.context_dim else None
-    return Model(Ambient(flow, noise), Columns(config.n_columns), context, recipe.build_levels())
+    return Model(density_of(flow, noise), Columns(config.n_columns), context, recipe.build_levels())
 
 
 def _check_columns(model: Model, config: Config, path: Path) -> None:

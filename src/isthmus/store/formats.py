@@ -5,7 +5,7 @@ version before to that of this one, and `tests/models/` a folder of the new form
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,9 +17,9 @@ from isthmus.errors import InputError
 from isthmus.recipe import Part, Recipe
 from isthmus.store.folders import CHECKSUMS, read_bytes, verify
 
-__all__ = ["FORMAT", "MIGRATIONS", "Config", "read_config", "read_json"]
+__all__ = ["FORMAT", "MIGRATIONS", "RENAMED_TENSORS", "Config", "migrate_figures", "read_config", "read_json"]
 
-FORMAT = 4
+FORMAT = 5
 _SIGNED = 3  # the first format with checksums
 
 Record = dict[str, Any]
@@ -38,7 +38,38 @@ def _with_stages(record: Record) -> Record:
     return record
 
 
-MIGRATIONS: dict[int, Callable[[Record], Record]] = {2: _with_checksums, 3: _with_stages}
+def _with_laws(record: Record) -> Record:
+    """In format 5 only what a flow takes stands in its recipe, and a law of rows has no noise."""
+    match record:
+        case {"recipe": {"flow": {"kind": "rectangular" | "bijective" as kind} as flow, "density": refit}}:
+            for name in ("network", "latent"):
+                flow.pop(name, None)
+            refit.update({"noise": "auto"} if kind == "bijective" else {})
+    match record:
+        case {"noise": {"kind": "none"}}:
+            record["noise"] = None
+    return record
+
+
+RENAMED_TENSORS = {"ambient.": "density."}
+"""Prefixes of tensors in formats before 5, and what they are called now."""
+
+_RENAMED_FIGURES = {
+    "ambient_log_likelihood_linearised": "log_density_linearised",
+    "manifold_log_likelihood": "log_density_manifold",
+    "ambient_log_likelihood": "log_density",
+}
+
+
+def migrate_figures(figures: Mapping[str, Any]) -> Record:
+    """Return the figures of a run, or a line of its log, of a format before 5 under their names of now."""
+    return {
+        _RENAMED_FIGURES.get(name, name): migrate_figures(value) if isinstance(value, dict) else value
+        for name, value in figures.items()
+    }
+
+
+MIGRATIONS: dict[int, Callable[[Record], Record]] = {2: _with_checksums, 3: _with_stages, 4: _with_laws}
 """Format -> function from its record to that of the next format."""
 
 
@@ -54,7 +85,7 @@ class Config(BaseModel):
     n_columns: int = Field(ge=1, le=10_000_000)
     recipe: Recipe
     latent: Part
-    noise: Part
+    noise: Part | None
     custom: bool
     schema_: Schema | None = Field(alias="schema")
     versions: dict[str, str]
@@ -107,8 +138,8 @@ def read_config(folder: Path, signed: tuple[str, ...]) -> Config:
         raise InputError(f"expected model format {known} in {path}; got {str(version)[:60]!r}; {advice}")
     if version >= _SIGNED or (folder / CHECKSUMS).exists():
         verify(folder, signed)
-    while version in MIGRATIONS:
-        record, version = MIGRATIONS[version](record), version + 1
+    for earlier in range(version, FORMAT):
+        record = MIGRATIONS[earlier](record)
     try:
         return Config.model_validate(record)
     except ValidationError as error:

@@ -5,15 +5,16 @@ ask for more memory or time than its file is worth, the file's header is read fi
 `Budget` of numbers and operations that follows from it.
 """
 
+import fnmatch
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -29,12 +30,14 @@ _COUNT = 1_000  # of layers, components and the like, in any case
 
 _TYPES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}
 
-_POSITIVE = {f"{of}.{name}" for of in ("columns", "context_columns") for name in ("scale", "width")} | {
-    *(f"ambient.noise.{name}" for name in ("sigma", "scale", "spread")),
-    *(f"ambient.flow.latent.{name}" for name in ("_1", "base.scale", "transform.transforms.0.scale")),
+# What a module may declare of a parameter or buffer of its own or below it, in its attribute `constraints`.
+_CONSTRAINTS: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "positive": ("positive numbers", lambda tensor, _: (tensor > 0) & tensor.isfinite()),
+    "cholesky": ("positive diagonals", lambda tensor, _: tensor.diagonal(dim1=-2, dim2=-1) > 0),
+    "constant": ("what the recipe builds", lambda tensor, built: tensor == built),
+    "extended": ("numbers, none of them NaN,", lambda tensor, _: ~tensor.isnan()),
+    "finite": ("finite numbers", lambda tensor, built: tensor.to(built.dtype).isfinite()),
 }
-_CHOLESKY = {"ambient.flow.latent.scale_tril", "ambient.noise.scale_tril"}
-_MAY_BE_INFINITE = {f"{of}.{name}" for of in ("columns", "context_columns") for name in ("low", "high")}
 
 
 class TensorType(NamedTuple):
@@ -153,29 +156,60 @@ def _without_numbers(value: Any) -> Any:
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
-def read_tensors(path: Path, header: Header, expected: Mapping[str, Tensor], *, finite: bool) -> dict[str, Tensor]:
-    """The tensors of a file that holds just what a model expects.
+def read_tensors(
+    path: Path, header: Header, model: nn.Module, *, finite: bool, renamed: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """Read the tensors of a file that holds just what a model expects.
 
     Args:
         path: the file.
         header: its header.
-        expected: tensors of the names, types and shapes that are expected.
-        finite: whether the weights are those of our own networks: finite, and masks as built. NaN is refused in any,
-            as every score would be NaN.
+        model: has tensors of the names, types and shapes that are expected, and says by its modules' `constraints` what
+            else must be true of them.
+        finite: whether the weights are those of our own networks, which are finite. NaN is refused in any, as every
+            score would be NaN.
+        renamed: prefixes of names in the file, and what they are called now.
 
     Raises:
         InputError: names, types, shapes or values are others.
     """
+    expected = model.state_dict()
+    names = {_now(name, renamed or {}): name for name in header}
+    header = {now: header[name] for now, name in names.items()}
     wanted = {name: TensorType(_TYPES[stored(tensor).dtype], tuple(tensor.shape)) for name, tensor in expected.items()}
     if header != wanted:
         name = min(name for name, _ in header.items() ^ wanted.items())
         raise InputError(f"expected {_told(wanted, name)} in {path}; got {_told(header, name)}; the model is damaged")
     with _opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in wanted}
+        tensors = {name: file.get_tensor(names[name]) for name in wanted}
+    constraints = _constraints(model)
     for name, tensor in tensors.items():
-        if wrong := _wrong(name, tensor, expected[name], finite=finite):
-            raise InputError(f"expected {wrong} as {name!r} in {path}; got others; the model is damaged, fit it again")
+        usual = "finite" if finite else "extended"
+        kinds = {constraints.get(name, usual), usual} - ({"finite"} if constraints.get(name) == "extended" else set())
+        for expectation, holds in (_CONSTRAINTS[kind] for kind in sorted(kinds)):
+            if not bool(holds(tensor, expected[name]).all()):
+                raise InputError(
+                    f"expected {expectation} as {name!r} in {path}; got others; the model is damaged, fit it again"
+                )
     return tensors
+
+
+def _constraints(model: nn.Module) -> dict[str, str]:
+    """Return what the modules of a model declare of its parameters and buffers, by their full names."""
+    declared: dict[str, str] = {}
+    names = list(model.state_dict())
+    for prefix, module in model.named_modules():
+        own = f"{prefix}." if prefix else ""
+        for pattern, kind in getattr(module, "constraints", {}).items():
+            declared |= {name: kind for name in names if fnmatch.fnmatchcase(name, own + pattern)}
+    return declared
+
+
+def _now(name: str, renamed: Mapping[str, str]) -> str:
+    for old, new in renamed.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def stored(tensor: Tensor) -> Tensor:
@@ -188,16 +222,3 @@ def _told(header: Header, name: str) -> str:
         return f"no {name[:100]!r}"
     dtype, shape = header[name]
     return f"{name[:100]!r} of type {dtype} and shape {shape}"
-
-
-def _wrong(name: str, tensor: Tensor, built: Tensor, *, finite: bool) -> str | None:
-    """What is expected of a tensor but not so; masks of the networks are those that were built."""
-    if not tensor.is_floating_point() and name.startswith("ambient.") and finite and not torch.equal(tensor, built):
-        return "what the recipe builds"
-    if name in _POSITIVE and not bool(((tensor > 0) & tensor.isfinite()).all()):
-        return "positive numbers"
-    if name in _CHOLESKY and not bool((tensor.diagonal(dim1=-2, dim2=-1) > 0).all()):
-        return "positive diagonals"
-    if name in _MAY_BE_INFINITE or not finite:
-        return "numbers, none of them NaN," if bool(tensor.isnan().any()) else None
-    return None if bool(tensor.to(built.dtype).isfinite().all()) else "finite numbers"

@@ -37,13 +37,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from isthmus.diagnostics.geometry import affordable
 from isthmus.errors import InputError
-from isthmus.flow import Flow
+from isthmus.flow import Flow, LearnedManifold
 from isthmus.levels import Levels
 from isthmus.objective import Objective
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.runs import CHECKPOINT, digest, weights_of, writing
 from isthmus.store import append_row
 from isthmus.training import checkpoint
@@ -51,7 +50,7 @@ from isthmus.training.batches import Batches, LongBatches, LongRows, Split, Spre
 from isthmus.training.checkpoint import DurableFiles
 from isthmus.training.judging import Row, scores
 from isthmus.training.plan import Plan
-from isthmus.training.trainee import History, Trainee
+from isthmus.training.trainee import History, Trainee, beta_of
 
 __all__ = ["History", "LongRows", "Split", "Spread", "single_thread", "train"]
 
@@ -193,10 +192,11 @@ def train(
     settings = settings or TrainingRecipe()
     dtype = torch.float64 if settings.precision == "64-true" else torch.float32
     count = len(train) if isinstance(train, LongRows) else len(train.x)
-    plan = Plan.of(settings, count, sum(parameter.numel() for parameter in flow.parameters()))
-    held_out = held_out.thinned(affordable(flow, _VALIDATION_ROWS, times=16, least=100)).to(torch.float64)
+    parameters = sum(parameter.numel() for parameter in flow.parameters() if parameter.requires_grad)
+    plan = Plan.of(settings, count, parameters, learned=isinstance(flow, LearnedManifold))
+    held_out = held_out.thinned(flow.affordable(_VALIDATION_ROWS, times=16, least=100)).to(torch.float64)
     _check_levels(flow, settings.levels(objective))
-    if plan.max_steps == 0:
+    if plan.max_steps == 0 or not (objective.steps and parameters):
         return _start_alone(flow, objective, held_out)
     run_dir = None if run_dir is None else Path(run_dir)
     identity = _identity(flow, objective, train, held_out, settings, weights, spread is None, seed) if run_dir else ""
@@ -285,7 +285,7 @@ def _identity(
     flow: Flow, objective: Objective, train: Rows | LongRows, held_out: Rows, settings: TrainingRecipe, *others: object
 ) -> str:
     """Tells a training from others."""
-    beta = objective.beta_range or ("auto" if objective.beta_follows else float(objective.beta))
+    beta = objective.beta_range or ("auto" if objective.beta_follows else beta_of(objective))
     kind = type(objective).__qualname__, beta
     rows: tuple[object, ...]
     if isinstance(train, LongRows):
@@ -331,5 +331,5 @@ def _strategy(settings: TrainingRecipe) -> Any:
 
 def _start_alone(flow: Flow, objective: Objective, held_out: Rows) -> History:
     """The history of no training: the flow as it is, scored."""
-    row: Row = {"step": 0, "seconds": 0.0, **scores(flow, held_out), "noise": 0.0, "learning_rate": 0.0}
-    return History([{**row, "beta": float(objective.beta)}])
+    row: Row = {"step": 0, "seconds": 0.0, **scores(flow, objective, held_out), "noise": 0.0, "learning_rate": 0.0}
+    return History([{**row, **beta_of(objective)}])

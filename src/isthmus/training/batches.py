@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from isthmus.columns import Columns
 from isthmus.data.tables import Stream
 from isthmus.flow import Context
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 
 Spread = Callable[[Tensor, Tensor], Tensor]
 

@@ -5,7 +5,8 @@ Rules behind `auto`, from the number of rows n and columns D:
 * steps: 30 sqrt(n), kept within 2,000 .. 10,000;
 * rows a step: n / 8 within 32 .. 256;
 * highest learning rate: 2e-3, for fewer than 3,000 rows 1e-3;
-* input noise: half the held-out residual's standard deviation per direction off the manifold, followed as it falls;
+* input noise: half the held-out residual's standard deviation per direction off a learned manifold, followed as it
+  falls; none for a law of rows, which has no residual;
 * beta: 1/(2 sigma^2), sigma the smallest residual's standard deviation seen so far per direction off the manifold; a
   first phase trains reconstruction alone, so that beta starts from the noise floor;
 * compile: where steps, rows and parameters let it save more time than it takes. Numbers decide and not the clock, so
@@ -46,13 +47,14 @@ class Plan:
     compile: bool
 
     @classmethod
-    def of(cls, settings: TrainingRecipe, n: int, parameters: int) -> "Plan":
+    def of(cls, settings: TrainingRecipe, n: int, parameters: int, *, learned: bool = True) -> "Plan":
         """Resolve the settings for n training rows.
 
         Args:
             settings: the recipe's section.
             n: number of training rows.
             parameters: of the flow.
+            learned: whether the flow is a learned manifold; a law of rows has no residual for the noise to follow.
 
         Returns:
             The plan.
@@ -65,13 +67,14 @@ class Plan:
         size = min(256, max(32, n // 8)) if settings.batch_size == "auto" else settings.batch_size
         auto_rate = 1e-3 if n < _FEW_ROWS else 2e-3
         rate = auto_rate if settings.learning_rate == "auto" else settings.learning_rate
-        noise = 0.1 if settings.noise == "auto" else settings.noise
+        follows = settings.noise == "auto" and learned
+        noise = (0.1 if learned else 0.0) if settings.noise == "auto" else settings.noise
         noise = noise[0] if isinstance(noise, tuple) else noise
         compiled = settings.compile
         if compiled == "auto":
             compiled = _saved(steps, size * parameters, settings.max_time) > _COMPILE_SECONDS
         every = max(1, steps // settings.validations)
-        return cls(steps, size, rate, every, noise, settings.noise == "auto", compiled)
+        return cls(steps, size, rate, every, noise, follows, compiled)
 
 
 def _saved(steps: int, products: int, max_time: float | None) -> float:

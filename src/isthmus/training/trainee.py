@@ -13,15 +13,15 @@ import lightning
 import torch
 from torch import Tensor, distributed
 
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, Flow, LearnedManifold
 from isthmus.objective import Objective
 from isthmus.recipe import TrainingRecipe
-from isthmus.refit import Rows
+from isthmus.rows import Rows
 from isthmus.runs import CHECKPOINT, writing
 from isthmus.store import append_row
 from isthmus.training.batches import Batch, mixed_seed
 from isthmus.training.checkpoint import random_state, set_random_state
-from isthmus.training.judging import Row, noise_sigma, scores
+from isthmus.training.judging import Row, scores
 from isthmus.training.plan import Plan, one_cycle
 
 _LARGEST_BETA = 1e8
@@ -58,6 +58,11 @@ class History:
     retreats: int = 0
     seconds: float = 0.0
     earlier: float = 0.0
+
+
+def beta_of(objective: Objective) -> Row:
+    """Return the weight of the reconstruction as an entry of a validation's record; none where there is none."""
+    return {} if objective.beta is None else {"beta": float(objective.beta)}
 
 
 class Trainee(lightning.LightningModule):
@@ -160,14 +165,15 @@ class Trainee(lightning.LightningModule):
         for name in _KEPT:
             setattr(self, name, kept[name])
         self.history = History(**{**kept["history"], "earlier": kept["seconds"]})
-        self.objective.beta.copy_(kept["beta"])
+        if self.objective.beta is not None:
+            self.objective.beta.copy_(kept["beta"])
         self.started = time.monotonic() - kept["seconds"]
         self.random_state = kept["random_state"]
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean objective of a batch with fresh noise."""
         x, c, w = batch
-        x, c = self._told(x, c) if self.levels else (x + self.noise * torch.randn_like(x), c)
+        x, c = self._told(x, c) if self.levels else (self._noisy(x, self.noise), c)
         total = self._total(x, c, torch.tensor(self._likelihood_weight(), dtype=x.dtype, device=x.device))
         return total.mean() if w is None else (w * total).mean()
 
@@ -175,7 +181,12 @@ class Trainee(lightning.LightningModule):
         """Noisy rows, and the context with the levels of each drawn afresh."""
         levels = self.levels.draw(x)
         noise = self.noise if self.levels.noise is None else self.levels.noise.value(levels[:, :1])
-        return x + noise * torch.randn_like(x), levels if c is None else torch.cat([c, levels], 1)
+        return self._noisy(x, noise), levels if c is None else torch.cat([c, levels], 1)
+
+    def _noisy(self, x: Tensor, noise: Tensor | float) -> Tensor:
+        """Return rows with Gaussian noise, on a known surface projected back to it."""
+        moved = x + noise * torch.randn_like(x)
+        return moved if isinstance(self.flow, LearnedManifold) else self.flow.rows.project(moved)
 
     def _likelihood_weight(self) -> float:
         """0 for the first half of the warm-up, which finds the noise floor, then a ramp to 1."""
@@ -285,25 +296,26 @@ class Trainee(lightning.LightningModule):
         self.cost_of_saving = self.saved - start
 
     def _validate(self) -> None:
-        held_out = scores(self.flow, self.held_out) if self.trainer.is_global_zero else {}
+        held_out = scores(self.flow, self.objective, self.held_out) if self.trainer.is_global_zero else {}
         row: Row = {
             "step": self.trainer.global_step,
             "seconds": self.seconds(),
             **self.trainer.strategy.broadcast(held_out),
             "noise": self.noise,
-            "beta": float(self.objective.beta),
+            **beta_of(self.objective),
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
-        reconstruction = row["reconstruction"]
         self.history.rows.append(row)
-        self.log_dict({"nats": row["ambient_log_likelihood"], "reconstruction": reconstruction}, prog_bar=True)
+        shown = {"nats": row["log_density"], "reconstruction": row.get("reconstruction")}
+        self.log_dict({name: value for name, value in shown.items() if value is not None}, prog_bar=True)
         self._record(row)
-        if not all(map(math.isfinite, (reconstruction, row["ambient_log_likelihood"]))):
+        if not all(map(math.isfinite, (row.get("reconstruction", 0.0), row["log_density"]))):
             self.without_improvement += 1
             return
         self.good = {name: value.detach().clone() for name, value in self.flow.state_dict().items()}
         self._keep_best(row)
-        self._follow(noise_sigma(self.flow, reconstruction))
+        if isinstance(self.flow, LearnedManifold) and "reconstruction" in row:
+            self._follow(self.flow.sigma(row["reconstruction"]))
 
     def _record(self, row: Row) -> None:
         if self.run_dir is None or not self.trainer.is_global_zero:
@@ -319,11 +331,11 @@ class Trainee(lightning.LightningModule):
         if self.plan.noise_follows:
             self.noise = 0.5 * sigma
         self.smallest_sigma = min(self.smallest_sigma, sigma)
-        if self.objective.beta_follows:
+        if self.objective.beta_follows and self.objective.beta is not None:
             self.objective.beta.fill_(min(_LARGEST_BETA, 0.5 / self.smallest_sigma**2))
 
     def _keep_best(self, row: Row) -> None:
-        score = row["ambient_log_likelihood"]
+        score = row["log_density"]
         before = -math.inf if self.best is None else self.best[0]
         self.without_improvement = 0 if score > before + _LEAST_IMPROVEMENT else self.without_improvement + 1
         if score > before or self.settings.keep == "last":

@@ -1,9 +1,8 @@
 """The noise off the manifold: Gaussian, one covariance a component, or one for all."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -11,11 +10,17 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 
-__all__ = ["NOISES", "ComponentNoise", "IsotropicNoise", "LowRankNoise", "NoNoise", "Noise"]
+__all__ = ["NOISES", "ComponentNoise", "IsotropicNoise", "LowRankNoise", "Noise"]
 
 
 class Noise(nn.Module, ABC):
-    """The Gaussian noise off the manifold, one covariance Sigma_k a component, or one for all (K = 1)."""
+    """The Gaussian noise off the manifold, one covariance Sigma_k a component, or one for all (K = 1).
+
+    Attributes:
+        constraints: see `isthmus.flow.Flow`.
+    """
+
+    constraints: ClassVar[dict[str, str]] = {}
 
     @abstractmethod
     def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K D"]:
@@ -42,6 +47,8 @@ class IsotropicNoise(Noise):
         >>> IsotropicNoise(3, sigma=0.5).whiten(torch.ones(3))
         tensor([[2., 2., 2.]])
     """
+
+    constraints: ClassVar[dict[str, str]] = {"sigma": "positive"}
 
     def __init__(self, data_dim: int, sigma: float = 1.0) -> None:
         super().__init__()
@@ -80,6 +87,8 @@ class ComponentNoise(Noise):
         >>> noise.half_log_det().exp()
         tensor([4., 4., 4.])
     """
+
+    constraints: ClassVar[dict[str, str]] = {"scale_tril": "cholesky"}
 
     def __init__(self, data_dim: int, components: int) -> None:
         super().__init__()
@@ -130,6 +139,8 @@ class LowRankNoise(Noise):
         tensor([2.])
     """
 
+    constraints: ClassVar[dict[str, str]] = {"scale": "positive", "spread": "positive"}
+
     def __init__(self, data_dim: int, components: int, rank: int) -> None:
         super().__init__()
         self.scale: Tensor
@@ -168,38 +179,8 @@ class LowRankNoise(Noise):
         return x
 
 
-@final
-class NoNoise(Noise):
-    """No noise, for flows of the whole space: their `log_prob` is the density in R^D.
-
-    Args:
-        data_dim: D.
-
-    Example:
-        >>> NoNoise(3).color(torch.ones(2, 3), torch.zeros(2, dtype=torch.long)).sum()
-        tensor(0.)
-    """
-
-    def __init__(self, data_dim: int) -> None:
-        super().__init__()
-        self.data_dim = data_dim
-
-    def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch 1 D"]:
-        """Refused: nothing can be divided by no noise."""
-        raise InputError("expected noise off the manifold; got none, which only a flow of the whole space goes without")
-
-    def half_log_det(self) -> Float[Tensor, " 1"]:
-        """Minus infinity."""
-        return torch.full((1,), -math.inf)
-
-    def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
-        """Zero."""
-        return torch.zeros_like(e)
-
-
 NOISES: dict[str, Callable[..., Noise]] = {
     "isotropic": IsotropicNoise,
     "component": ComponentNoise,
     "low_rank": LowRankNoise,
-    "none": NoNoise,
 }

@@ -1,4 +1,4 @@
-"""The normalised density in R^D around the manifold.
+"""The normalised density in R^D around a learned manifold.
 
 The generative model: a component k ~ w of the latent mixture, a code `z ~ N(m_k, S_k)`, and `x = g(z) + e` with
 `e ~ N(0, Sigma_k)`. (A latent that is no Gaussian mixture is one component; an isotropic Sigma is shared by all.) Its
@@ -32,32 +32,22 @@ from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 from torch.quasirandom import SobolEngine
 from zuko.distributions import Mixture
 
-from isthmus.ambient.noise import NOISES, ComponentNoise, IsotropicNoise, LowRankNoise, Noise, NoNoise
 from isthmus.autodiff import jacobian
+from isthmus.density.contract import CANDIDATES, Density, likely
+from isthmus.density.noise import Noise
 from isthmus.errors import InputError
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, Estimate, Injection, LearnedManifold
 from isthmus.latents import Mixtures
+from isthmus.rows import Rows
+from isthmus.supports import Euclidean, Support
+from isthmus.volume import Map, exact, log_volume
 
-__all__ = [
-    "NOISES",
-    "Ambient",
-    "ComponentNoise",
-    "Estimate",
-    "IsotropicNoise",
-    "LowRankNoise",
-    "NoNoise",
-    "Noise",
-    "Tangent",
-    "gaussian_components",
-    "likely",
-    "log_normal",
-    "tangent",
-]
+__all__ = ["Ambient", "Tangent", "gaussian_components", "log_normal", "tangent"]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -76,7 +66,7 @@ _DEFENSIVE_WIDENING = 1.25
 _WRONG, _MOST_MOVES = 1.0, 4
 _SHARES = (0.0, 1.0, 0.5, 0.25, 0.125, 0.0625)
 
-_CANDIDATES = 16  # codes a row where only likely ones are kept
+_CORRECTED_ROWS, _CORRECTION_POINTS = 200, 32  # by which the held-out linearised density is corrected
 
 # For a latent that is no Gaussian mixture: draws for its mean and covariance, and points for its ratio to the Gaussian.
 _MOMENT_DRAWS = 1024
@@ -84,13 +74,6 @@ _RATIO_POINTS = 64
 
 
 Gaussians = tuple[Tensor, Tensor, Tensor]  # log weights (K,), means (K, d), Cholesky factors of covariances (K, d, d)
-
-
-class Estimate(NamedTuple):
-    """A Monte Carlo value and its standard error, both (batch,) in nats."""
-
-    value: Float[Tensor, " batch"]
-    standard_error: Float[Tensor, " batch"]
 
 
 class Tangent(NamedTuple):
@@ -112,7 +95,7 @@ class Tangent(NamedTuple):
 
 
 @torch.no_grad()
-def tangent(flow: Flow, x: Float[Tensor, "batch D"], c: Context = None) -> Tangent:
+def tangent(flow: Injection, x: Float[Tensor, "batch D"], c: Context = None) -> Tangent:
     """The decoder of a flow linearised at the codes of rows: d products a row.
 
     Args:
@@ -132,7 +115,7 @@ def tangent(flow: Flow, x: Float[Tensor, "batch D"], c: Context = None) -> Tange
     return _tangent(flow, x, c, flow.encode)
 
 
-def _tangent(flow: Flow, rows: Tensor, c: Context, encode: Callable[[Tensor, Context], Tensor]) -> Tangent:
+def _tangent(flow: Injection, rows: Tensor, c: Context, encode: Callable[[Tensor, Context], Tensor]) -> Tangent:
     """The decoder linearised at `encode(rows, c)`, a few rows at a time."""
     at_once = max(1, _CHUNK_NUMBERS // (_ACTIVATIONS * flow.data_dim * flow.latent_dim))
     contexts = itertools.repeat(None) if c is None else c.split(at_once)
@@ -158,16 +141,12 @@ class _Posterior(NamedTuple):
 
 
 @final
-class Ambient(nn.Module):
-    """The density in R^D of a flow with noise off its manifold.
+class Ambient(Density):
+    """The density in R^D of a learned manifold with noise off it.
 
     Args:
         flow: the flow; its latent density may have been refitted to the codes.
-        noise: the noise off the manifold. One with several components needs a mixture latent with as many; none
-            needs a flow of the whole space, whose own density both evaluations then are.
-
-    Raises:
-        InputError: no noise off a manifold.
+        noise: the noise off the manifold. One with several components needs a mixture latent with as many.
 
     Example:
         >>> from isthmus.flows import FreeFormFlow
@@ -178,12 +157,64 @@ class Ambient(nn.Module):
         (torch.Size([4]), torch.Size([4]))
     """
 
-    def __init__(self, flow: Flow, noise: Noise) -> None:
+    names = ("linearised", "ambient", "manifold")
+    flow: LearnedManifold
+
+    def __init__(self, flow: LearnedManifold, noise: Noise) -> None:
         super().__init__()
         self.flow, self.noise = flow, noise
-        self.is_exact = isinstance(noise, NoNoise)
-        if self.is_exact and not flow.whole_space:
-            raise InputError("expected noise off the manifold; got none; only a flow of the whole space goes without")
+
+    @property
+    def rows(self) -> Support:
+        """R^D."""
+        return Euclidean(self.flow.data_dim)
+
+    def log_prob(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
+        """Return the linearised log density, (batch,) in nats."""
+        return self.linearised(x, c)
+
+    def estimate(
+        self, x: Float[Tensor, "batch D"], c: Context = None, *, n_points: int = 128, seed: int = 0
+    ) -> Estimate:
+        """Return the importance-sampled log density with its standard error, (batch,) in nats."""
+        return self.importance_sampled(x, c, n_points=n_points, seed=seed)
+
+    @torch.no_grad()
+    def manifold(
+        self, x: Float[Tensor, "batch D"], c: Context = None, *, restore: Map = lambda x: x
+    ) -> Float[Tensor, " batch"]:
+        """Return the log density of the reconstruction of x on the manifold, (batch,) in nats.
+
+        Args:
+            x: data, (batch, D).
+            c: context, (batch, C), or None.
+            restore: from rows to the units in which volume is measured.
+        """
+        encode, decode = self.flow.maps(c)
+        z, _, volume = exact(encode, lambda z: restore(decode(z)), x)
+        return self.flow.base(c).log_prob(z) - volume
+
+    @torch.no_grad()
+    def score(self, rows: Rows) -> dict[str, float]:
+        """Return held-out means: the corrected log density, the squared error and the manifold log density.
+
+        The linearised log density of all rows is corrected by what importance sampling says of some of them; in nats.
+        """
+        x, c = rows.x, rows.c
+        at = tangent(self.flow, x, c)
+        figures = {
+            "reconstruction": float((x - at.x_hat).square().sum(1).mean()),
+            "log_density_manifold": float((self.flow.base(c).log_prob(at.z) - log_volume(at.J)).mean()),
+        }
+        some = slice(None, None, rows.spacing(self.flow.affordable(_CORRECTED_ROWS, times=4, least=50)))
+        few = rows[some]
+        try:
+            linearised = self.linearised(x, c, at=at)
+            sampled = self.importance_sampled(few.x, few.c, n_points=_CORRECTION_POINTS, at=at.at(some)).value
+        except torch.linalg.LinAlgError:  # a Jacobian with NaN has no Cholesky factor
+            return {**figures, "log_density": -math.inf}
+        value = float(linearised.mean() + (sampled - linearised[some]).mean())
+        return {**figures, "log_density": value if math.isfinite(value) else -math.inf}
 
     @torch.no_grad()
     def linearised(
@@ -199,8 +230,6 @@ class Ambient(nn.Module):
         Returns:
             (batch,) in nats.
         """
-        if self.is_exact:
-            return self.flow.log_prob(x, c)
         points = _quasi_random(self.flow.latent_dim, _RATIO_POINTS if self._components(c) is None else 1, seed=0).to(x)
         parts = self._chunks(x, c, at, n_points=points.shape[0])
         prior = self._gaussians(c)
@@ -231,69 +260,40 @@ class Ambient(nn.Module):
         Returns:
             Value and standard error, (batch,) in nats.
         """
-        if self.is_exact:
-            return Estimate(self.flow.log_prob(x, c), x.new_zeros(x.shape[0]))
         points = _quasi_random(self.flow.latent_dim + 1, n_points, seed).to(x)
         prior = self._gaussians(c)
         parts = [self._sampled(*part, prior, points) for part in self._chunks(x, c, at, n_points=n_points)]
         return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     @torch.no_grad()
-    def posterior_mean(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
-        """Mean code given x under the linearised model, (batch, d): f(x), moved to where latent and noise agree."""
-        if self.is_exact:
-            return self.flow.encode(x, c)
-
-        def mean(p: _Posterior) -> Tensor:
-            """Of its Gaussians by their weights."""
-            return (p.log_joint.softmax(1).unsqueeze(2) * p.mean).sum(1)
-
-        prior = self._gaussians(c)
-        return torch.cat([mean(self._posterior(x, at, prior)) for x, _, at in self._chunks(x, c)])
-
-    @torch.no_grad()
     def sample(
         self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0, truncation: float = 1.0
     ) -> Float[Tensor, "n D"]:
-        """Draw x = g(z) + e, (n, D).
-
-        Args:
-            n: number of rows.
-            c: context, one row for each of the n, or None.
-            noise: whether to add e; without, rows lie on the manifold.
-            temperature: scale of the codes and of the noise.
-            truncation: share in (0, 1] of the codes to draw from, the likeliest ones; see `likely`.
-
-        Returns:
-            (n, D).
-
-        Raises:
-            InputError: the context has not n rows, or the share is not in (0, 1].
-        """
+        """Draw x = g(z) + e, (n, D); see `Density.sample`."""
         if c is not None and c.shape[0] != n:
             raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
-        z, k = self._codes(n, c) if truncation == 1 else self._likely_codes(n, c, truncation)
-        x = self.flow.decode(temperature * z, c)
-        return x + temperature * self.noise.color(torch.randn_like(x), k) if noise and not self.is_exact else x
+        z, k = self._codes(n, c, temperature) if truncation == 1 else self._likely_codes(n, c, temperature, truncation)
+        x = self.flow.decode(z, c)
+        return x + temperature * self.noise.color(torch.randn_like(x), k) if noise else x
 
-    def _codes(self, n: int, c: Context) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-        """Codes drawn from p_Z, and the component of each."""
-        components = None if self.is_exact else self._components(c)
+    def _codes(self, n: int, c: Context, temperature: float) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+        """Draw codes from p_Z, and the component of each."""
+        components = self._components(c)
         if components is None:
-            base = self.flow.base(c)
-            z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
+            z = self.flow.draw(n, c, temperature=temperature)
             return z, torch.zeros(n, dtype=torch.long, device=z.device)
         log_weights, means, tril = components
         k = torch.multinomial(log_weights.exp(), n, replacement=True)
-        return means[k] + (tril[k] @ torch.randn_like(means[k]).unsqueeze(2)).squeeze(2), k
+        return means[k] + temperature * (tril[k] @ torch.randn_like(means[k]).unsqueeze(2)).squeeze(2), k
 
-    def _likely_codes(self, n: int, c: Context, share: float) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-        """Of several codes drawn for each row one of the likeliest share, and the component of each."""
-        c = None if c is None else c.repeat_interleave(_CANDIDATES, 0)
-        z, k = self._codes(n * _CANDIDATES, c)
-        index = likely(self.flow.base(c).log_prob(z).reshape(n, _CANDIDATES), share)
-        index = index + torch.arange(0, len(z), _CANDIDATES, device=z.device)
-        return z[index], k[index]
+    def _likely_codes(
+        self, n: int, c: Context, temperature: float, share: float
+    ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+        """Of several codes drawn for each row choose one of the likeliest share, and the component of each."""
+        c = None if c is None else c.repeat_interleave(CANDIDATES, 0)
+        z, k = self._codes(n * CANDIDATES, c, temperature)
+        kept = likely(self.flow.base(c).log_prob(z).reshape(n, CANDIDATES), share)
+        return z[kept], k[kept]
 
     def _chunks(
         self, x: Tensor, c: Context, at: Tangent | None = None, *, n_points: int = 1
@@ -438,31 +438,6 @@ def _broad(prior: Gaussians) -> tuple[Tensor, Tensor]:
     spread = means - mean
     covariance = torch.einsum("k,kij->ij", w, tril @ tril.mT) + spread.mT @ (w.unsqueeze(1) * spread)
     return mean, _cholesky(covariance)
-
-
-def likely(log_prob: Float[Tensor, "n m"], share: float) -> Int[Tensor, " n"]:
-    """One of m candidates in each of n rows: any of the likeliest `share`, a whole number of them and one at least.
-
-    Args:
-        log_prob: log density of each candidate, (n, m).
-        share: in (0, 1].
-
-    Returns:
-        The number of the candidate, (n,).
-
-    Raises:
-        InputError: the share is not in (0, 1].
-
-    Example:
-        >>> likely(torch.tensor([[-3.0, -1.0, -2.0]]), 0.3)
-        tensor([1])
-    """
-    if not 0 < share <= 1:
-        raise InputError(f"expected a share of the codes in (0, 1] to draw from; got {share}; 1 leaves none out")
-    n, m = log_prob.shape
-    order = log_prob.argsort(1, descending=True)
-    chosen = torch.randint(max(1, round(share * m)), (n, 1), device=log_prob.device)
-    return order.gather(1, chosen).squeeze(1)
 
 
 def gaussian_components(base: Distribution) -> tuple[Tensor, Tensor, Tensor] | None:
