@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
-from isthmus.density import Ambient
 from torch import Tensor
 
 from benchmarks.experiments.setting import Spec, Value
@@ -14,7 +13,7 @@ from isthmus.data import DATASETS, Dataset
 from isthmus.fitting import fit, rows_again
 from isthmus.flow import Context
 from isthmus.model import Model
-from isthmus.recipe import RefitRecipe, Recipe
+from isthmus.recipe import Recipe, RefitRecipe
 from isthmus.refit import refit_density
 from isthmus.store import Fitted
 
@@ -76,13 +75,12 @@ def refitted(found: Fitted, X: Tensor, c: Context, density: Spec, seed: int) -> 
         return found.model, {"latent": _kind(found.latent), "noise": _kind(found.noise)}
     train, held_out = rows_again(found, X, c)
     refit = refit_density(found.model.flow, train, held_out, RefitRecipe(**density), seed=seed)
-    ambient = Ambient(refit.density.flow, refit.density.noise)
-    model = Model(ambient, found.model.columns, found.model.context_columns)
+    model = Model(refit.density, found.model.columns, found.model.context_columns)
     return model, {"latent": _kind(refit.latent), "noise": _kind(refit.noise)}
 
 
 def _kind(part: Any) -> str:
-    return " ".join(str(value) for value in part.model_dump().values())
+    return "" if part is None else " ".join(str(value) for value in part.model_dump().values())
 
 
 def cost(found: Fitted) -> dict[str, Value]:
@@ -95,8 +93,8 @@ def cost(found: Fitted) -> dict[str, Value]:
         "best_step": figures["best_step"],
         "ms_per_step": 1e3 * figures["training_seconds"] / max(1, figures["steps"]),
         "parameters": sum(p.numel() for p in flow.parameters()),
-        "latent_dim": flow.latent_dim,
-        "beta": float(figures["beta"]),
+        "latent_dim": figures["latent_dim"],
+        "beta": figures["beta"],
         "health": health["status"],
         "failing": ", ".join(v["name"] for v in health["verdicts"] if v["status"] == "fail"),
     }

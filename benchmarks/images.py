@@ -270,7 +270,7 @@ def _fit_scores(spec: Spec, seed: int) -> _Scores:
         return lambda x: Pixels().bits_per_dimension(_in_parts(lambda x, _: log_prob(x), x, None), x)
 
     scores = {
-        "ambient": bits(lambda x: model.log_prob(x, density="ambient")),
+        "ambient": bits(lambda x: model.estimate(x).value),
         "linearised": bits(model.log_prob),
         "reconstruction": lambda x: (x - _in_parts(model.reconstruct, x, None)).square().sum(1),
     }

@@ -12,6 +12,7 @@ from benchmarks.experiments.setting import Row, Spec, Value
 from benchmarks.fits import cost, dataset, fitted, refitted, thinned
 from benchmarks.images import measure_anomaly, measure_images
 from isthmus.data import Dataset
+from isthmus.density import Ambient
 from isthmus.metrics import c2st_auc, energy_distance, fid_like, reconstruction_mse
 from isthmus.model import Model
 from isthmus.store import Fitted
@@ -29,7 +30,7 @@ _CLASSIFIED_ROWS = 2_000
 def measure_fit(spec: Spec, seed: int) -> Iterator[Row]:
     """Fit a recipe, and compare samples and scores with the test rows.
 
-    `spec` holds `data`, `recipe`, and `refits`, name -> a recipe's section `density`: one row for each, all with the
+    `spec` holds `data`, `recipe`, and `refits`, name -> a recipe's section `refit`: one row for each, all with the
     same trained networks. An empty section is the fit's own density. Values in units of the data set:
 
     * `fid_like`, `energy`, `c2st`: samples on the manifold against test rows; the same with `_noisy`: with the noise
@@ -63,9 +64,9 @@ def _shared(data: Dataset, found: Fitted) -> dict[str, Value]:
 def _sample_metrics(model: Model, test: Tensor, seed: int) -> dict[str, Value]:
     """Samples against test rows, on the manifold and with the noise off it."""
     values: dict[str, Value] = {}
-    whole_space = model.flow.whole_space
+    off = isinstance(model.density, Ambient)
     for suffix, noise in (("", False), ("_noisy", True)):
-        if whole_space and noise:
+        if noise and not off:
             values |= {f"{name}_noisy": values[name] for name in ("fid_like", "energy", "c2st")}
             continue
         with torch.random.fork_rng(devices=[]):
@@ -81,12 +82,13 @@ def _sample_metrics(model: Model, test: Tensor, seed: int) -> dict[str, Value]:
 
 
 def _likelihoods(model: Model, test: Tensor) -> dict[str, Value]:
-    """Exact manifold density and both evaluations of the ambient one, of test rows, in nats."""
+    """Return the mean log density of test rows in nats by every evaluation; of a law of rows it is its own."""
     rows = thinned(test, _SCORED_ROWS).double()
+    manifold = "manifold" if "manifold" in model.density.names else None
     sampled = model.estimate(thinned(test, _SAMPLED_ROWS).double())
     values = sampled.value.tolist()
     return {
-        "manifold_nll": -float(model.log_prob(rows, density="manifold").mean()),
+        "manifold_nll": -float(model.log_prob(rows, density=manifold).mean()),
         "linearised": float(model.log_prob(rows).mean()),
         "ambient_ll": statistics.mean(values),
         "ambient_ll_error": statistics.stdev(values) / len(values) ** 0.5,

@@ -76,9 +76,9 @@ def fitted_record(x: Matrix | Tensor, recipe: Recipe) -> tuple[Fitted, Record]:
         "steps": metrics["steps"],
         "best_step": metrics["best_step"],
         "latent_dim": metrics["latent_dim"],
-        "beta": finite(metrics["beta"]),
+        "beta": None if metrics["beta"] is None else finite(metrics["beta"]),
         "latent": fitted.latent.model_dump(),
-        "noise": fitted.noise.model_dump(),
+        "noise": None if fitted.noise is None else fitted.noise.model_dump(),
         "status": health["status"],
         "failing": flagged["fail"],
         "warning": flagged["warn"],
@@ -132,7 +132,7 @@ def scored(fitted: Fitted, split: Split) -> Record:
     model, x = fitted.model, torch.from_numpy(split.held_out)
     check_columns(model, split)
     few = x[torch.from_numpy(split.scored)]
-    sampled = np.asarray(model.log_prob(few, density="ambient")) + split.log_scale
+    sampled = np.asarray(model.estimate(few).value) + split.log_scale
     linearised = np.asarray(model.log_prob(x)) + split.log_scale
     residual = split.standardise(split.held_out) - split.standardise(np.asarray(model.reconstruct(x)))
     return score(sampled) | {

@@ -18,7 +18,7 @@ from docstrings import restructured
 
 import isthmus
 from isthmus.recipe import Part, Recipe
-from isthmus.report.citations import BIBTEX
+from isthmus.report.citations import bibliography
 
 __all__ = ["modules", "names", "write"]
 
@@ -62,7 +62,7 @@ def write(folder: Path) -> None:
         file = folder / f"{name}.rst"
         if not file.exists() or file.read_text() != page:
             file.write_text(page)
-    (folder / "methods.bib").write_text("\n\n".join(BIBTEX.values()) + "\n")
+    (folder / "methods.bib").write_text("\n\n".join(bibliography().values()) + "\n")
     for file in set(folder.glob("*.rst")) - {folder / f"{name}.rst" for name in pages}:
         file.unlink()
 

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from isthmus import networks
+from isthmus.flow import LearnedManifold
 from isthmus.flows import FLOWS, FreeFormFlow, VariationalFlow
 from isthmus.networks.chains import Modulate
 
@@ -186,7 +187,7 @@ DIMENSIONS = {"d < D": (5, 2, 0), "d = 1": (3, 1, 0), "d = D": (3, 3, 0), "given
 
 def fits(name, D, d):
     """Whether a flow exists at these dimensions."""
-    return d == D or not FLOWS[name].exact
+    return d == D or issubclass(FLOWS[name], LearnedManifold)
 
 
 def modules_of(name, D, d, C=0):

@@ -27,7 +27,7 @@ def digits():
         flow={"latent_dim": 4, "network": {"kind": "skip", "width": 64}},
         objective={"kind": "freeform", "beta": 10},
         training={"max_steps": 300, "batch_size": 64, "validations": 2},
-        density=QUICK["density"],
+        refit=QUICK["refit"],
         columns={"heavy_tails": False},
     )
     return dataclasses.replace(isthmus.fit(*schema.encode(frame), recipe=recipe), schema=schema), frame

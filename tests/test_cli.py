@@ -144,7 +144,7 @@ def test_sampling_depends_on_its_options_only(folder):
 def test_scores_are_those_of_the_model_in_row_order(folder):
     fitted, frame = isthmus.load(folder / "numbers"), numbers()
     x = torch.from_numpy(frame.to_numpy(float))
-    for density in scoring.DENSITIES:
+    for density in fitted.model.density.names:
         scores = done("score", folder / "numbers", folder / "numbers.parquet", "--density", density).table
         np.testing.assert_allclose(scores["log_density"], fitted.model.log_prob(x, density=density), rtol=1e-12)
     few = done("score", folder / "numbers", "-", stdin=frame.iloc[5:8, ::-1].to_csv(index=False)).table
@@ -244,20 +244,24 @@ def test_evaluate_and_inspect(folder):
         "energy_distance",
         "c2st_auc",
         "seconds",
-        "ambient_standard_error",
+        "log_density_standard_error",
+        "measure",
     }
-    assert (figures["n"], figures["ambient_rows"], figures["d"]) == (ROWS, ROWS, 2)
-    means = {"ambient_log_likelihood_linearised": "log_density", "reconstruction_mse": "reconstruction_error"}
+    assert (figures["n"], figures["log_density_rows"], figures["d"]) == (ROWS, ROWS, 2)
+    means = {"log_density_linearised": "log_density", "reconstruction_mse": "reconstruction_error"}
     for figure, column in means.items():
         assert figures[figure] == pytest.approx(scores[column].mean())
-    for density, figure in {"ambient": "ambient_log_likelihood", "manifold": "manifold_log_likelihood"}.items():
+    for density, figure in {"ambient": "log_density", "manifold": "log_density_manifold"}.items():
         column = done("score", model, table, "--density", density).table["log_density"]
         assert figures[figure] == pytest.approx(column.mean())
     record = done("inspect", model, "--json").record
     assert set(record) >= {"data_dim", "latent_dim", "recipe", "beta", "latent", "noise", "validation", "versions"}
     assert record["columns"]["unit"] == "category, constant"
     for verb in (["evaluate", model, table], ["inspect", model]):
-        assert f"{figures['D']} -> 2 -> {figures['D']}" in done(*verb).out
+        shown = done(*verb).out
+        assert f"{figures['D']} -> 2 -> {figures['D']}" in shown
+        assert figures["measure"] == record["measure"]
+        assert figures["measure"] in shown
 
 
 def test_figures_do_not_depend_on_units(tmp_path):
@@ -269,7 +273,7 @@ def test_figures_do_not_depend_on_units(tmp_path):
         figures.append(done("evaluate", model, table, "--json").record)
     for name in ("fid_like", "energy_distance", "c2st_auc", "reconstruction_mse"):
         assert figures[0][name] == pytest.approx(figures[1][name], rel=1e-2, abs=5e-3), name
-    for name, dims in {"manifold_log_likelihood": 1, "ambient_log_likelihood": 2}.items():
+    for name, dims in {"log_density_manifold": 1, "log_density": 2}.items():
         assert figures[0][name] - figures[1][name] == pytest.approx(dims * np.log(1000), abs=1e-2), name
 
 
@@ -277,13 +281,13 @@ def test_of_many_rows_some_are_importance_sampled(folder, monkeypatch):
     monkeypatch.setattr(scoring, "_MOST_AUDITED_ROWS", 50)
     monkeypatch.setattr(scoring, "_AUDITED_ROWS", 20)
     figures = done("evaluate", folder / "numbers", folder / "numbers.parquet", "--json").record
-    assert (figures["n"], figures["ambient_rows"]) == (ROWS, 20)
+    assert (figures["n"], figures["log_density_rows"]) == (ROWS, 20)
 
 
 def test_a_gap_between_the_densities_is_a_warning(folder, monkeypatch):
-    quiet = {"ambient_gap": 1.2, "ambient_standard_error": 0.1}
+    quiet = {"log_density_gap": 1.2, "log_density_standard_error": 0.1}
     assert scoring.distrust(quiet) is None
-    assert "below" in scoring.distrust(quiet | {"ambient_gap": -1.4})
+    assert "below" in scoring.distrust(quiet | {"log_density_gap": -1.4})
     monkeypatch.setattr(scoring, "_LARGEST_GAP", -1.0)
     result = done("evaluate", folder / "numbers", folder / "numbers.parquet", "--json")
     assert result.err.startswith("isthmus: warning: the linearised density is")

@@ -10,8 +10,9 @@ from torch import nn
 
 from cases import DIMENSIONS, fits, half_log_det, jacobians, make_flow, modules_of
 from isthmus.errors import InputError
-from isthmus.flow import Flow
+from isthmus.flow import Flow, Injection
 from isthmus.flows import FLOWS, BijectiveFlow, FreeFormFlow, RectangularFlow
+from isthmus.supports import Euclidean
 from isthmus.volume import exact
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
@@ -38,8 +39,9 @@ def test_flows_are_final_and_the_contract_abstract():
     for kind in FLOWS.values():
         assert issubclass(kind, Flow)
         assert kind.__final__
-    with pytest.raises(TypeError, match="abstract"):
-        Flow(3, 1)
+    for contract in (Flow, Injection):
+        with pytest.raises(TypeError, match="abstract"):
+            contract(Euclidean(3), 1)
 
 
 def test_the_parts_fit_together(made):
@@ -85,20 +87,26 @@ def test_the_context_matters_where_there_is_one(made):
         )
 
 
-def test_samples_are_decoded_codes_at_any_temperature(made):
+def test_samples_are_decoded_codes(made):
     flow, _, c = made
-    torch.manual_seed(1)
-    x = flow.sample(6, c)
-    torch.manual_seed(1)
-    base = flow.base(c)
-    z = base.sample() if base.batch_shape else base.sample(torch.Size([6]))
-    torch.testing.assert_close(x, flow.decode(z, c).detach())
-    assert not x.requires_grad
-    torch.manual_seed(1)
-    torch.testing.assert_close(flow.sample(6, c, temperature=0.3), flow.decode(0.3 * z, c).detach())
+    for temperature in (1.0, 0.3):
+        torch.manual_seed(1)
+        x = flow.sample(6, c, temperature=temperature)
+        torch.manual_seed(1)
+        z = flow.draw(6, c, temperature=temperature)
+        torch.testing.assert_close(x, flow.decode(z, c).detach())
+        assert not x.requires_grad
     if c is not None:
         with pytest.raises(InputError, match="one context row for each of 4 samples; got 6 rows"):
             flow.sample(4, c)
+
+
+def test_the_volume_from_the_side_of_the_codes_is_that_of_the_rows(made):
+    flow, x, c = made
+    z, x_hat, log_volume = flow.volume(x, c)
+    at = flow.volume_at(z.detach(), c)
+    torch.testing.assert_close(at.x_hat, x_hat, **CLOSE)
+    torch.testing.assert_close(at.log_volume, log_volume, **CLOSE)
 
 
 def test_parameters_are_all_of_a_flow(made):
@@ -123,7 +131,7 @@ def test_every_annotation_of_the_contract_is_kept():
     """A flow may be passed wherever a Flow is asked for: same names, same order."""
     for kind in FLOWS.values():
         for method in ("encode", "decode", "volume"):
-            own, contract = (typing.get_type_hints(getattr(owner, method)) for owner in (kind, Flow))
+            own, contract = (typing.get_type_hints(getattr(owner, method)) for owner in (kind, Injection))
             assert list(own) == list(contract)
 
 

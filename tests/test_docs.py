@@ -28,6 +28,7 @@ from isthmus.networks import NETWORKS
 from isthmus.objective import OBJECTIVES
 from isthmus.recipe import Recipe
 from isthmus.report.words import CHECKS
+from isthmus.supports import SUPPORTS
 from isthmus.volume import SURROGATES
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,7 @@ CATALOGUES = {
     "networks": NETWORKS,
     "latents": LATENTS,
     "noises": NOISES,
+    "supports": SUPPORTS,
     "surrogates": SURROGATES,
     "datasets": DATASETS,
     "metrics": METRICS,
@@ -90,7 +92,7 @@ def test_the_reference_has_a_page_a_module_with_every_public_name_and_every_entr
         assert [entry for entry in public if not re.search(rf"\b{entry}\b", page)] == [], module
     index = (tmp_path / "index.rst").read_text()
     assert [entry for entry in sys.modules["isthmus"].__all__ if f"isthmus.{entry}" not in index] == []
-    entries = (tmp_path / "data.rst").read_text() + (tmp_path / "ambient.rst").read_text()
+    entries = (tmp_path / "data.rst").read_text() + (tmp_path / "density.rst").read_text()
     assert [entry for entry in [*DATASETS, *NOISES] if f"``{entry}``" not in entries] == []
 
 

@@ -17,9 +17,7 @@ from isthmus.plots.style import COLORS, DENSITY, INK, MODEL, ROWS, THIRD, number
 IRIS = load_iris().data
 NAMES = ["sepal length", "<b>$width$ & co</b>", "花びらの長さ", "x" * 80]
 DIGITS = load_digits().images[:6]
-LOG = [
-    {"step": s, "ambient_log_likelihood": -1e4 if s == 0 else -9 + s, "reconstruction": 1 / (1 + s)} for s in range(9)
-]
+LOG = [{"step": s, "log_density": -1e4 if s == 0 else -9 + s, "reconstruction": 1 / (1 + s)} for s in range(9)]
 CURVE = [{"latent_dim": d, "log_likelihood": -((d - 3.0) ** 2), "standard_error": 0.3} for d in (4, 1, 2, 3)]
 
 PICTURES = {
@@ -123,7 +121,7 @@ def test_rows_and_samples_differ_for_colour_blind_readers(blind):
 
 def test_points_and_lines_are_the_data_given(picture):
     top, bottom = picture("training").figure.axes
-    np.testing.assert_array_equal(top.lines[0].get_ydata(), [row["ambient_log_likelihood"] for row in LOG])
+    np.testing.assert_array_equal(top.lines[0].get_ydata(), [row["log_density"] for row in LOG])
     np.testing.assert_array_equal(bottom.lines[0].get_ydata(), [row["reconstruction"] for row in LOG])
     assert [line.get_xdata()[0] for line in top.lines[1:]] == [3, 5]
     panels = picture("codes").figure.axes[:3]

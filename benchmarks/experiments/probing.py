@@ -32,7 +32,7 @@ def trained(spec: Spec, seed: int) -> dict[float, list[Point]]:
     splits, stops = load(spec), [1, *range(spec["every"], spec["steps"] + 1, spec["every"])]
     held_out = Rows(splits.validation[: spec["held_out"]].double())
     loop = {name: spec[name] for name in ("steps", "batch_size", "learning_rate")}
-    flows, trainings = {}, {}
+    flows, trainings, judge = {}, {}, build_objective(spec)
     for share in spec["probed"]:
         torch.manual_seed(seed)
         flows[share] = build_flow(spec, splits.data_dim)
@@ -46,7 +46,7 @@ def trained(spec: Spec, seed: int) -> dict[float, list[Point]]:
             start = time.process_time()
             next(trainings[share])
             seconds = own[-1][0] + time.process_time() - start if own else 0.0
-            own.append((seconds, scores(flows[share], held_out)["ambient_log_likelihood"]))
+            own.append((seconds, scores(flows[share], judge, held_out)["log_density"]))
     return points
 
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.experiments.setting import Row, Spec, build_flow, build_objective, descend, finite, load, residual
-from isthmus.flow import Context, Flow
-from isthmus.objective import OBJECTIVES, Objective, Terms
+from isthmus.flow import Context, Flow, Injection
+from isthmus.objective import OBJECTIVES, Objective, Reconstructing, Terms
 from isthmus.volume import Surrogate, Volume, decoder_surrogate, exact
 
 __all__ = ["ByVolume", "pathology", "regime", "turning_and_length"]
@@ -36,7 +36,7 @@ _RECONSTRUCTS = 2.0  # times the noise floor at most
 _STRAIGHT = math.pi / 2  # radians that a straight line's reconstruction may turn in all
 
 
-class ByVolume(Objective):
+class ByVolume(Reconstructing):
     """`beta |x - x_hat|^2 - log p_Z(z) + volume`, the volume by any function of `isthmus.volume`.
 
     Args:
@@ -48,7 +48,7 @@ class ByVolume(Objective):
         super().__init__(beta)
         self.volume = volume
 
-    def __call__(self, flow: Flow, x: Tensor, c: Context = None, weight: Tensor | float = 1.0) -> Terms:
+    def __call__(self, flow: Injection, x: Tensor, c: Context = None, weight: Tensor | float = 1.0) -> Terms:
         """Per-row terms at data `x` (batch, D)."""
         z, x_hat, volume = self.volume(*flow.maps(c), x)
         reconstruction, latent = (x - x_hat).square().sum(1), -flow.base(c).log_prob(z)

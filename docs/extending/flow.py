@@ -2,9 +2,11 @@
 A flow
 ======
 
-A flow is an encoder, a decoder and the change of volume between them. This one is linear with an orthonormal basis,
-g(z) = b + Q diag(s) z, so that everything about it is known: its best fit is principal component analysis, and its
-density with noise off the plane is probabilistic principal component analysis (Tipping and Bishop 1999).
+A :py:class:`Flow <isthmus.flow.Flow>` is a law of rows. An injection has codes too: an encoder, a decoder and the
+change of volume between them. Where the decoder's image is learnt it is a ``LearnedManifold``, and noise off it
+completes the density of a row. This one is linear with an orthonormal basis, g(z) = b + Q diag(s) z, so that everything about it is
+known: its best fit is principal component analysis, and its density with noise off the plane is probabilistic principal
+component analysis (Tipping and Bishop 1999).
 """
 
 from typing import final
@@ -12,12 +14,12 @@ from typing import final
 import torch
 from torch import nn
 
-from isthmus.flow import Context, Flow
+from isthmus.flow import Context, LearnedManifold
 from isthmus.volume import Volume
 
 
 @final
-class OrthogonalFlow(Flow):
+class OrthogonalFlow(LearnedManifold):
     """A plane with orthogonal axes, `g(z) = b + Q diag(s) z`, and `f(x) = diag(1/s) Q^T (x - b)`.
 
     Args:

@@ -2,21 +2,22 @@
 An objective
 ============
 
-An objective is a callable ``(flow, x, c, weight)`` that returns a value for each row. It knows nothing of a flow but
-the contract: ``encode``, ``decode``, ``volume``, ``base``. Here the free-form loss, plus a term that makes codes
-survive a round trip: codes are drawn from the latent density, decoded and encoded again, and should come back.
+An objective is a callable ``(flow, x, c, weight)`` that returns a value for each row, and says in ``needs`` which kind
+of flow it can train. It knows nothing of a flow but the contract of that kind, here of an ``Injection``: ``encode``,
+``decode``, ``volume``, ``draw``. This one is the free-form loss, plus a term that makes codes survive a round trip:
+codes are drawn from the latent density, decoded and encoded again, and should come back.
 """
 
 from typing import final
 
 import torch
 
-from isthmus.flow import Context, Flow
-from isthmus.objective import OBJECTIVES, Beta, FreeForm, Objective, Terms, Weight
+from isthmus.flow import Context, Injection
+from isthmus.objective import OBJECTIVES, Beta, FreeForm, Reconstructing, Terms, Weight
 
 
 @final
-class RoundTrip(Objective):
+class RoundTrip(Reconstructing):
     """The free-form loss and `gamma |z - f(g(z))|^2`, z drawn from the latent density.
 
     Args:
@@ -29,11 +30,10 @@ class RoundTrip(Objective):
         self.gamma, self.freeform = gamma, FreeForm(beta, surrogate="encoder")
         self.freeform.beta = self.beta  # one weight, which training moves where it is `auto`
 
-    def __call__(self, flow: Flow, x: torch.Tensor, c: Context = None, weight: Weight = 1.0) -> Terms:
+    def __call__(self, flow: Injection, x: torch.Tensor, c: Context = None, weight: Weight = 1.0) -> Terms:
         """Per-row terms at data `x`."""
         total, parts = self.freeform(flow, x, c, weight)
-        base = flow.base(c)
-        z = base.sample() if base.batch_shape else base.sample(x.shape[:1])
+        z = flow.draw(len(x), c)
         round_trip = (z - flow.encode(flow.decode(z, c), c)).square().sum(1)
         return Terms(total + self.gamma * round_trip, {**parts, "round_trip": round_trip})
 

@@ -127,4 +127,4 @@ from isthmus import Ambient, IsotropicNoise
 with torch.no_grad():
     sigma = ((rows - flow.reconstruct(rows)).square().sum(1).mean() / (10 - 3)).sqrt().item()
 ambient = Ambient(flow, IsotropicNoise(10, sigma))
-print(ambient.linearised(rows[:3]), ambient.importance_sampled(rows[:3]).value)
+print(ambient.linearised(rows[:3]), ambient.estimate(rows[:3]).value)

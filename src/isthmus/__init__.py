@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ambient": ("Ambient", "ComponentNoise", "IsotropicNoise"),
+    "density": ("Ambient", "ComponentNoise", "IsotropicNoise"),
     "errors": ("InputError",),
     "estimator": ("InjectiveFlow", "InjectiveFlowDetector"),
     "fitting": ("fit",),

@@ -4,9 +4,10 @@ import copy
 import dataclasses
 import gc
 import inspect
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from isthmus.columns import Columns
-from isthmus.data.tables import Stream
+from isthmus.data.tables import Schema, Stream, as_frame
 from isthmus.density import Density
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
 from isthmus.errors import InputError
@@ -40,11 +41,15 @@ from isthmus.training import History, LongRows, Split, single_thread, train
 
 __all__ = ["fit", "rows_again"]
 
+_log = logging.getLogger("isthmus")
+NOTICE = 25  # level of what was done to the user's columns: above progress, below warnings
+
 _REFIT_ROWS = 250_000  # from which principal components and densities are computed
 _STREAMED_REFIT_ROWS = 50_000  # a mixture of 128 on 250,000 rows takes 1.5 GB
 _FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported; fewer of images
 _LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
+_WHOLE = 1e-6  # weights this near to multiples of the least are counts
 _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256 learn the rows themselves
 _PROBED_IMAGES = 1 / 16  # of a batch: their products are most of a step, and better digits come of more steps
 _TRIAL_STEPS = 1_200  # after half as many curves seem to gain on POWER, where after 10,000 they lose 0.2 nats
@@ -54,10 +59,11 @@ _AS_THEY_ARE: dict[str, Any] = {"heavy_tails": False, "dequantise": False, "drop
 
 
 def fit(
-    X: ArrayLike | Tensor | Stream,
+    X: Any,
     context: ArrayLike | Tensor | None = None,
     *,
-    recipe: Recipe | None = None,
+    given: Sequence[str] = (),
+    recipe: Recipe | Mapping[str, Any] | None = None,
     flow: Flow | None = None,
     sample_weight: ArrayLike | Tensor | None = None,
     progress: bool = False,
@@ -66,10 +72,13 @@ def fit(
     """From a table to a finished model: prepare columns, train, refit latent density and noise.
 
     Args:
-        X: data in the user's units, (n, columns), finite numbers, as an array or a tensor. Or a stream, which has its
-            own context: everything is learnt from its sample, but the training, from all rows that are not held out.
-        context: what to condition on, (n, C), or None.
-        recipe: everything else; its defaults if not given.
+        X: data in the user's units, (n, columns), finite numbers, as an array or a tensor. Or a frame of pandas or
+            polars, or the path of a table: text, booleans, times and gaps become numbers by a `Schema`, which the
+            result holds; what was done is logged by the logger `isthmus`. Or a stream, which has its own schema:
+            everything is learnt from its sample, but the training, from all rows that are not held out.
+        context: what to condition on, (n, C), or None; then X is numbers.
+        given: of a frame, names of the columns to condition on.
+        recipe: everything else, as a `Recipe` or as nested dicts; its defaults if not given.
         flow: a flow of your own to train, for as many columns as vary in X; by default the recipe builds one.
         sample_weight: one weight >= 0 a row, (n,); a weight of 2 is the same as the row twice.
         progress: whether to show a progress bar on standard error.
@@ -89,9 +98,21 @@ def fit(
         >>> fitted = fit(load_iris().data, recipe=recipe)
         >>> fitted.model.sample(3).shape, fitted.model.log_prob(torch.as_tensor(load_iris().data)).shape
         (torch.Size([3, 4]), torch.Size([150]))
+        >>> iris = load_iris(as_frame=True).frame.replace({"target": dict(enumerate("abc"))})
+        >>> fit(iris, given=["target"], recipe=recipe).schema.context_features
+        ('target=a', 'target=b', 'target=c')
     """
-    recipe, custom = recipe or Recipe(), flow is not None
+    recipe, custom = _recipe(recipe, flow), flow is not None
     started = time.monotonic()
+    schema: Schema | None = X.schema if isinstance(X, Stream) else None
+    if context is None and (frame := as_frame(X)) is not None:
+        schema, notes = Schema.learn(frame, given)
+        for sentence in notes:
+            _log.log(NOTICE, sentence)
+        X, context = schema.encode(frame)
+        recipe = recipe.update(columns={"image": schema.image}) if schema.image else recipe
+    elif given:
+        raise InputError("expected a frame with named columns beside `given`; got numbers; pass `context` instead")
     table = _streamed(X, context, sample_weight) if isinstance(X, Stream) else _Table.of(X, context, sample_weight)
     run_dir = None if run_dir is None else Path(run_dir)
     if run_dir is not None:
@@ -132,7 +153,6 @@ def fit(
     figures["seconds"] = time.monotonic() - started + history.earlier
     if run_dir is not None:
         finish_run(run_dir)
-    schema = None if table.stream is None else table.stream.schema
     return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, schema, custom=custom)
 
 
@@ -161,6 +181,14 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
         raise InputError("expected the table of the fit, its rows in the same order; got another; give that one")
     data = _split(table, model.columns, model.context_columns, fitted.recipe)
     return data.drawn, data.held_out
+
+
+def _recipe(recipe: Recipe | Mapping[str, Any] | None, flow: Flow | None) -> Recipe:
+    """Return the recipe that was given, or the usual one; of a flow of the catalogue that of its kind."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    kind = next((name for name, known in FLOWS.items() if flow is not None and type(flow) is known), None)
+    return Recipe.validated({"flow": {"kind": kind}} if recipe is None and kind else recipe or {})
 
 
 @dataclass(frozen=True)
@@ -322,7 +350,7 @@ def _short_fit(data: Split, start: int, recipe: Recipe, flow: Flow | None, run_d
     """What a short training gives, at the latent dimension `start` where none is asked for."""
     if flow is None:
         recipe = _sized(recipe, len(data.train.x))
-        trial = _build(recipe, data.train, _asked(recipe, data) or start)
+        trial = _build(recipe, data, _asked(recipe, data) or start)
     else:
         trial = copy.deepcopy(_fitting(flow, data.train))
     density = short_fit(trial, recipe, data, steps=_TRIAL_STEPS, run_dir=run_dir)
@@ -366,9 +394,12 @@ def _prepared(columns: Columns, x: Tensor, index: Tensor, dtype: torch.dtype) ->
 
 
 def _drawn(index: Tensor, w: Tensor | None, seed: int) -> Tensor:
-    """As many row numbers, drawn with replacement by weight."""
+    """Return row numbers as often as they weigh: repeated where weights are counts, else drawn with replacement."""
     if w is None:
         return index
+    counts = w[index] / w[index].min()
+    if bool((counts - counts.round()).abs().max() < _WHOLE) and float(counts.sum()) <= _LARGEST_MERGE:
+        return index.repeat_interleave(counts.round().long())
     generator = torch.Generator().manual_seed(seed)
     return index[torch.multinomial(w[index], len(index), replacement=True, generator=generator)]
 
@@ -415,7 +446,7 @@ def _choose(recipe: Recipe, data: Split, run_dir: Path | None) -> tuple[Flow, tu
 
     def build(latent_dim: int) -> Flow:
         """An untrained flow of this latent dimension."""
-        return _build(recipe, data.train, latent_dim)
+        return _build(recipe, data, latent_dim)
 
     if asked := _asked(recipe, data):
         return build(asked), ()
@@ -430,15 +461,17 @@ def _asked(recipe: Recipe, data: Split) -> int | None:
     return recipe.flow.latent_dim
 
 
-def _build(recipe: Recipe, rows: Rows, latent_dim: int) -> Flow:
-    n, data_dim = rows.x.shape
+def _build(recipe: Recipe, data: Split, latent_dim: int) -> Flow:
+    rows = data.train if data.weights is None else data.drawn
+    n, data_dim = data.train.x.shape
     if n < latent_dim:
         raise InputError(f"expected at least as many rows as latent dimensions, {latent_dim}; got {n}; choose fewer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         flow = recipe.build_flow(data_dim, latent_dim, 0 if rows.c is None else rows.c.shape[1])
         if recipe.flow.initialise == "auto":
-            flow.start(rows.thinned(_REFIT_ROWS).to(torch.float64))
+            with torch.no_grad():
+                flow.start(rows.thinned(_REFIT_ROWS).to(torch.float64))
     return flow
 
 

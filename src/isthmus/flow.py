@@ -133,9 +133,10 @@ class Flow(nn.Module, ABC):
         """
         return most
 
-    @torch.no_grad()
     def start(self, rows: Rows) -> None:
         """Set parameters from rows before training: principal components, ActNorm, inducing points; nothing here.
+
+        No gradients are recorded while it runs.
 
         Args:
             rows: training rows in float64.
@@ -334,7 +335,6 @@ class NetworkFlow(LearnedManifold):
         levels = self.levels.expand(n, -1)
         return levels if c is None else torch.cat([c, levels], 1)
 
-    @torch.no_grad()
     def start(self, rows: Rows) -> None:
         """Set linear paths of the networks, where they have any, to the principal components of the rows."""
         start_at_principal_components(self.encoder, self.decoder, rows.x)

@@ -13,6 +13,7 @@ from typing import final
 
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
@@ -21,9 +22,12 @@ from isthmus.density import Ambient, Density
 from isthmus.errors import InputError
 from isthmus.flow import Context, Estimate, Flow, Injection, in_double
 from isthmus.levels import Levels
-from isthmus.matrices import check_finite, doubled
+from isthmus.matrices import doubled, matrix
 
 __all__ = ["Model"]
+
+Rows = Float[Tensor, "batch n"] | ArrayLike
+RowContext = Float[Tensor, "batch C"] | ArrayLike | None
 
 _ROWS = 4096
 _OFFSETS = 8  # at which a row of integers is spread over their units; even
@@ -34,8 +38,9 @@ _MANY_COLUMNS, _FEW_OFFSETS = 256, 2  # over so many integers in a row a sum ave
 class Model(nn.Module):
     """A density of rows with the preparation of the user's columns.
 
-    All tensors are in the user's units, (batch, n) with n the user's columns; codes are (batch, d); densities (batch,)
-    in nats. Everything but networks that convolve is computed in float64, in chunks of rows.
+    Rows are tensors, arrays or frames of numbers in the user's units, (batch, n) with n the user's columns; codes are
+    (batch, d); densities (batch,) in nats. Everything but networks that convolve is computed in float64, in chunks of
+    rows.
 
     Args:
         density: of prepared rows, with its flow.
@@ -118,7 +123,7 @@ class Model(nn.Module):
             model.flow.levels.copy_(levels)
         return model
 
-    def encode(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, "batch d"]:
+    def encode(self, x: Rows, c: RowContext = None) -> Float[Tensor, "batch d"]:
         """Return codes `f(x)`.
 
         Raises:
@@ -127,13 +132,12 @@ class Model(nn.Module):
         flow = self.injection
         return self._by_rows(lambda u, c: flow.encode(self.columns.standardise(u), c), self._checked(x), c)
 
-    def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch n"]:
+    def decode(self, z: Rows, c: RowContext = None) -> Float[Tensor, "batch n"]:
         """Return the points `g(z)`."""
         flow = self.injection
-        check_finite(z, "codes")
-        return self._by_rows(lambda z, c: self.columns.restore(flow.decode(z, c)), z, c)
+        return self._by_rows(lambda z, c: self.columns.restore(flow.decode(z, c)), matrix(z, "codes"), c)
 
-    def reconstruct(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, "batch n"]:
+    def reconstruct(self, x: Rows, c: RowContext = None) -> Float[Tensor, "batch n"]:
         """Return the points that rows are mapped to, `g(f(x))`."""
         flow = self.injection
 
@@ -156,9 +160,7 @@ class Model(nn.Module):
             )
         return self.flow
 
-    def log_prob(
-        self, x: Float[Tensor, "batch n"], c: Context = None, *, density: str | None = None
-    ) -> Float[Tensor, " batch"]:
+    def log_prob(self, x: Rows, c: RowContext = None, *, density: str | None = None) -> Float[Tensor, " batch"]:
         """Return the log density of each row in nats, in the user's units, the preparation's log-determinant included.
 
         Of an integer in a column of integers it is the mean over the unit around it, at fixed offsets: a lower bound of
@@ -185,7 +187,7 @@ class Model(nn.Module):
             return self.estimate(x, c).value
         return self._by_rows(self._manifold if density == "manifold" else self._log_prob, self._checked(x), c)
 
-    def estimate(self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128) -> Estimate:
+    def estimate(self, x: Rows, c: RowContext = None, *, n_points: int = 128) -> Estimate:
         """Return the most faithful log density there is, with its standard error, (batch,) in nats, user's units."""
 
         def sided(x: Tensor, c: Context) -> Tensor:
@@ -201,7 +203,7 @@ class Model(nn.Module):
         return Estimate(*self._by_rows(sided, self._checked(x), c).unbind(1))
 
     def sample(
-        self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0, truncation: float = 1.0
+        self, n: int, c: RowContext = None, *, noise: bool = True, temperature: float = 1.0, truncation: float = 1.0
     ) -> Float[Tensor, "n n_columns"]:
         """Draw rows: from the density, or with `noise=False` on the manifold; integer columns are not rounded.
 
@@ -220,7 +222,8 @@ class Model(nn.Module):
             raise InputError(f"expected n >= 1 rows and a finite temperature >= 0; got {n} and {temperature}")
         inner = None
         if c is not None or self.context_columns is not None:
-            c = c.expand(n, -1) if c is not None and c.shape[0] == 1 else c
+            c = None if c is None else matrix(c, "context")
+            c = c.expand(n, -1) if c is not None and len(c) == 1 else c
             inner = self._inner_context(c, torch.empty(n, 0))
         x = self.density.sample(n, inner, noise=noise, temperature=temperature, truncation=truncation)
         return self.columns.restore(x)
@@ -248,14 +251,16 @@ class Model(nn.Module):
             raise InputError("expected a learned manifold; got a law of rows; score with density 'own'")
         return self.density.manifold(self.columns.standardise(x), c, restore=self.columns.restore_kept)
 
-    def _checked(self, x: Tensor) -> Tensor:
-        n = self.columns.mean.shape[0]
-        if x.dim() != 2 or x.shape[1] != n:
-            raise InputError(f"expected rows of {n} columns; got shape {tuple(x.shape)}; give the columns of the fit")
-        check_finite(x, "X")
-        return x
+    def _checked(self, x: ArrayLike | Tensor) -> Tensor:
+        rows, n = matrix(x, "X"), self.columns.mean.shape[0]
+        if rows.shape[1] != n:
+            raise InputError(
+                f"expected rows of {n} columns; got shape {tuple(rows.shape)}; give the columns of the fit"
+            )
+        return rows
 
-    def _inner_context(self, c: Context, rows: Tensor) -> Context:
+    def _inner_context(self, context: ArrayLike | Context, rows: Tensor) -> Context:
+        c = None if context is None else matrix(context, "context")
         if self.context_columns is None:
             if c is not None:
                 raise InputError(f"expected no context; got {c.shape[1]} columns; this model was fitted without one")
@@ -264,13 +269,12 @@ class Model(nn.Module):
         if c is None or c.shape != (rows.shape[0], n):
             got = "none" if c is None else f"shape {tuple(c.shape)}"
             raise InputError(f"expected {n} context columns for {rows.shape[0]} rows; got {got}; give the context")
-        check_finite(c, "context")
         return self.context_columns.standardise(doubled(c))
 
     @torch.no_grad()
-    def _by_rows(self, function: Callable[[Tensor, Context], Tensor], x: Tensor, c: Context) -> Tensor:
+    def _by_rows(self, function: Callable[[Tensor, Context], Tensor], x: Tensor, context: RowContext) -> Tensor:
         """A function of rows in the user's units and of prepared context, in float64, some rows at a time."""
-        c = self._inner_context(c, x)
+        c = self._inner_context(context, x)
         return torch.cat(
             [
                 function(doubled(x[start : start + _ROWS]), None if c is None else c[start : start + _ROWS])

@@ -213,11 +213,12 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         seed: of the samples.
 
     Returns:
-        `untrusted`, why the likelihoods may not stand alone, or None; `measure` of the log densities; `n` rows, `D` columns that enter the flow, `d` codes or None; `fid_like`, `energy_distance` and `c2st_auc`
-        on standardised columns; `log_density`, the mean in nats a row, the most faithful there is, with
-        `log_density_standard_error`, on `log_density_rows`. Around a learned manifold this is importance-sampled, and
-        there are `log_density_linearised`, `log_density_gap`, by how much the latter exceeds the former on the same
-        rows, and `log_density_manifold`; of a flow with codes `reconstruction_mse`; of images of whole numbers
+        `untrusted`, why the likelihoods may not stand alone, or None; `measure` of the log densities; `n` rows, `D`
+        columns that enter the flow, `d` codes or None; `fid_like`, `energy_distance` and `c2st_auc` on standardised
+        columns; `log_density`, the mean in nats a row, the most faithful there is, with `log_density_standard_error`,
+        on `log_density_rows`. Around a learned manifold this is importance-sampled, and there are
+        `log_density_linearised`, `log_density_gap`, by how much that exceeds the former on the same rows, and
+        `log_density_manifold`; of a flow with codes `reconstruction_mse`; of images of whole numbers
         `bits_per_dimension`; `seconds`.
 
     Raises:

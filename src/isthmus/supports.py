@@ -221,7 +221,7 @@ class Categories(Support):
 
     Args:
         columns: number of columns.
-        levels: number of levels of each column, >= 1.
+        n_levels: number of levels of each column, >= 1.
 
     Raises:
         InputError: not one number of levels a column.
@@ -232,13 +232,13 @@ class Categories(Support):
     """
 
     columns: int
-    levels: Sequence[int] = ()
+    n_levels: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(self.levels))
-        if len(self.levels) != self.columns or min(self.levels, default=1) < 1:
+        object.__setattr__(self, "n_levels", tuple(self.n_levels))
+        if len(self.n_levels) != self.columns or min(self.n_levels, default=1) < 1:
             raise InputError(
-                f"expected the number of levels of each of {self.columns} columns; got {self.levels}; give it"
+                f"expected the number of levels of each of {self.columns} columns; got {self.n_levels}; give it"
             )
 
     @property
@@ -254,7 +254,7 @@ class Categories(Support):
     @classmethod
     def learn(cls, x: Float[Tensor, "n columns"]) -> dict[str, Any]:
         """Return the numbers of levels, one more than the largest value of each column."""
-        return {"levels": tuple(int(v) + 1 for v in x.amax(0).clamp_min(0).tolist())}
+        return {"n_levels": tuple(int(v) + 1 for v in x.amax(0).clamp_min(0).tolist())}
 
     def distance(self, x: Float[Tensor, "batch columns"]) -> Float[Tensor, " batch"]:
         """Return the largest distance of a value from the nearest level."""
@@ -262,11 +262,11 @@ class Categories(Support):
 
     def project(self, x: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
         """Return the nearest levels."""
-        return x.round().clamp_min(0).minimum(x.new_tensor(self.levels) - 1)
+        return x.round().clamp_min(0).minimum(x.new_tensor(self.n_levels) - 1)
 
     def uniform(self, n: int) -> Float[Tensor, "n columns"]:
         """Draw every level of a column as often."""
-        return (torch.rand(n, self.columns) * torch.tensor(self.levels)).floor()
+        return (torch.rand(n, self.columns) * torch.tensor(self.n_levels)).floor()
 
 
 @final

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cases import make_flow
-from isthmus import InputError, Recipe, ambient, cli, fit, latents, model
+from isthmus import InputError, Recipe, cli, fit, latents, model
 from isthmus.columns import Columns
-from isthmus.density import Ambient, ComponentNoise, IsotropicNoise, LowRankNoise, NoNoise
+from isthmus.density import ComponentNoise, IsotropicNoise, LowRankNoise, ambient, density_of
 from isthmus.flows import FLOWS
 from isthmus.model import Model
 
@@ -213,7 +213,7 @@ def digest(name):
     fitted = fit(X.copy(), None if C is None else C.copy(), recipe=recipe)
     model, hash = fitted.model, hashlib.sha256()
     x, c = torch.tensor(X).double(), None if C is None else torch.tensor(C)
-    for density in scoring.DENSITIES:
+    for density in model.density.names:
         hash.update(np.ascontiguousarray(model.log_prob(x, c, density=density)))
     hash.update(np.ascontiguousarray(model.encode(x, c)))
     torch.manual_seed(0)
@@ -251,7 +251,7 @@ KINDS = [
     for kind in FLOWS
     for C in (0, 2)
     for latent in (None, "mixture", "student_t", "flow")
-    for noise in (["none"] if FLOWS[kind].exact else NOISES if latent == "mixture" else ["isotropic"])
+    for noise in ([None] if FLOWS[kind].exact else NOISES if latent == "mixture" else ["isotropic"])
 ]
 
 
@@ -269,12 +269,12 @@ def make_model(kind, C, latent, noise):
         off = NOISES[noise](D, 3, *[2] * (noise == "low_rank")).double()
         off.set_covariances(0.1 * roots @ roots.mT / D + 0.05 * torch.eye(D))
     else:
-        off = NoNoise(D) if noise == "none" else IsotropicNoise(D, 0.3)
+        off = None if noise is None else IsotropicNoise(D, 0.3)
     x = torch.randn(200, 5).double() * torch.tensor([1e-3, 10.0, 0.0, 3.0, 1e4])
     x[:, 3] = x[:, 3].round()
     c = torch.randn(200, C).double() if C else None
     context = None if c is None else Columns.learn(c, dequantise=False, drop=False)
-    return Model(Ambient(flow, off), Columns.learn(x), context), x[:7], c if c is None else c[:7]
+    return Model(density_of(flow, off), Columns.learn(x), context), x[:7], c if c is None else c[:7]
 
 
 def apart(one, other):
@@ -287,7 +287,7 @@ def test_rows_do_not_depend_on_the_rows_beside_them(times, tally, monkeypatch):
     kinds = KINDS[:: times(7, 1)]
     for kind in kinds:
         whole, x, c = make_model(*kind)
-        for density in ("linearised", "ambient", "manifold"):
+        for density in whole.density.names:
 
             def score(index, density=density, whole=whole, x=x, c=c):
                 return whole.log_prob(x[index], None if c is None else c[index], density=density)

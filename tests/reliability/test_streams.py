@@ -102,7 +102,7 @@ def fitted(frame):
     """A model of a few rows, which is all that parts need."""
     schema, _ = Schema.learn(frame.iloc[:400])
     settings = {"latent": "gaussian", "noise": "isotropic"}
-    recipe = Recipe().update(flow={"latent_dim": 2}, training={"max_steps": 20}, density=settings)
+    recipe = Recipe().update(flow={"latent_dim": 2}, training={"max_steps": 20}, refit=settings)
     return dataclasses.replace(fit(schema.encode(frame.iloc[:400])[0], recipe=recipe), schema=schema)
 
 

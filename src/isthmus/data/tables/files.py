@@ -332,6 +332,28 @@ def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
     return read
 
 
+def as_frame(values: Any) -> pd.DataFrame | None:
+    """Return a table as a frame of pandas: of pandas or polars, or at a path; None for what has no named columns.
+
+    Args:
+        values: anything.
+
+    Raises:
+        InputError: a path that holds no table.
+
+    Example:
+        >>> as_frame([[1.0]]) is None, as_frame(pd.DataFrame({"a": [1]})).columns.tolist()
+        (True, ['a'])
+    """
+    if isinstance(values, pd.DataFrame):
+        return values
+    if isinstance(values, str | Path):
+        return read_table(values)
+    if hasattr(values, "to_arrow") and hasattr(values, "columns"):  # polars
+        return arrow_to_frame(values.to_arrow())
+    return None
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     r"""Reads a table from a file, in the format that its suffix names.
 
