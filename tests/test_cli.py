@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
@@ -520,3 +521,14 @@ def test_no_likelihood_stands_alone_where_the_reconstruction_fails(tmp_path):
     assert list(done("score", models["auto"], table).table.columns) == ["log_density", "reconstruction_error"]
     assert "raise it" in done("evaluate", models[1e-4], table, "--json").record["untrusted"]
     assert done("evaluate", models["auto"], table, "--json").record["untrusted"] is None
+
+
+def test_the_version_needs_no_verb():
+    assert done("--version").out == f"isthmus {isthmus.__version__}\n"
+    assert isthmus.__version__ == version("isthmus")
+
+
+def test_the_package_lists_its_public_names():
+    assert {*isthmus.__all__, "__version__"} <= set(dir(isthmus))
+    for name in isthmus.__all__:
+        assert getattr(isthmus, name) is not None
