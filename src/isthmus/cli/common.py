@@ -30,6 +30,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+
+def _bytes(text: str) -> int:
+    """Read a size."""
+    from isthmus.data.tables import parse_size
+
+    try:
+        return parse_size(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Table with the columns of the fit; - for standard input.")]
 Tables = Annotated[
@@ -53,6 +64,14 @@ AsStream = Annotated[
 Engine = Annotated[
     str,
     typer.Option(metavar="local|ray", help="With ray, the parts of a stream by many processes or machines."),
+]
+MaxUnpacked = Annotated[
+    int | None,
+    typer.Option(
+        parser=_bytes,
+        metavar="SIZE",
+        help="Most that a compressed table may unpack to, such as 16GiB; by default 4GiB.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
@@ -89,11 +108,11 @@ def load_model(model: Path, output: str | None = None) -> "Fitted":
     return load(model)
 
 
-def read(table: str) -> Any:
-    """A table as a frame."""
-    from isthmus.data.tables import read_table
+def read(table: str | Path, max_unpacked: int | None = None) -> Any:
+    """Read a table as a frame."""
+    from isthmus.data.tables import MOST_UNPACKED, read_table
 
-    return read_table(table)
+    return read_table(table, max_unpacked=MOST_UNPACKED if max_unpacked is None else max_unpacked)
 
 
 def is_long(tables: Sequence[str], *, stream: bool) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isthmus import screens
-from isthmus.cli.common import ARGUMENTS, AsJson, AsStream, app, busy, is_long, say
+from isthmus.cli.common import ARGUMENTS, AsJson, AsStream, MaxUnpacked, app, busy, is_long, read, say
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def fit(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
     max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
+    max_unpacked: MaxUnpacked = None,
     stream: AsStream = False,
     devices: Annotated[
         int | None, typer.Option(metavar="N", help="Accelerators, or processes of the CPU, to train on.", min=1)
@@ -91,14 +92,19 @@ def fit(
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
     if resume is not None:
         others = {"TABLE": table, "-o": output, "--target": target, "--recipe": recipe, "--set": settings}
-        flags = {"--force": force, "--no-report": no_report, "--stream": stream}
+        flags = {
+            "--force": force,
+            "--no-report": no_report,
+            "--stream": stream,
+            "--max-unpacked": max_unpacked is not None,
+        }
         _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
         _check_table(resume)
         _go_on(resume, as_json=as_json, new=False)
     elif not table or output is None:
         raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
     else:
-        command = {"targets": target or [], "force": force, "report": not no_report}
+        command = {"targets": target or [], "force": force, "report": not no_report, "max_unpacked": max_unpacked}
         tables = table if is_long(table, stream=stream) else table[0]
         run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
         _go_on(run_dir, as_json=as_json, new=True)
@@ -200,7 +206,7 @@ def _go_on(run_dir: Path, *, as_json: bool, new: bool) -> None:
 
 def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tuple[Fitted, Any]":
     """The fit of a run, and its table; of a long one, the sample."""
-    from isthmus.data.tables import Parquet, Schema, Stream, read_table
+    from isthmus.data.tables import Parquet, Schema, Stream
     from isthmus.recipe import Recipe
 
     recipe, table = Recipe.read(run_dir / "recipe.yaml"), command["table"] or run_dir / "table.csv"
@@ -211,7 +217,7 @@ def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tup
             stream, notes = Stream.learn(files, _targets(command["targets"], files.columns), seed=recipe.seed)
         schema, rows, frame = stream.schema, (stream,), None
     else:
-        frame = read_table(table)
+        frame = read(table, command.get("max_unpacked"))
         schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
         rows = schema.encode(frame)
         if schema.image:

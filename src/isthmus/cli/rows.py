@@ -11,6 +11,7 @@ import typer
 from isthmus.cli.common import (
     AsStream,
     Engine,
+    MaxUnpacked,
     ModelFolder,
     PartsOut,
     Seed,
@@ -48,6 +49,7 @@ def score(
     ] = "linearised",
     stream: AsStream = False,
     engine: Engine = "local",
+    max_unpacked: MaxUnpacked = None,
     strict: Strict = False,
 ) -> None:
     """Log density and reconstruction error of each row.
@@ -68,7 +70,7 @@ def score(
     if is_long(table, stream=stream or engine != "local"):
         fitted = _write_parts(model, table, output, engine, verb="score", density=density)
     else:
-        fitted, frame = load_model(model, output), read(table[0])
+        fitted, frame = load_model(model, output), read(table[0], max_unpacked)
         with busy(f"scoring {len(frame):,} rows"):
             scores = scoring.score(fitted, frame, density=density)
         write(scores, output)
@@ -120,7 +122,12 @@ def sample(
 
 @app.command(epilog="Example: isthmus encode model new.csv -o codes.csv")
 def encode(
-    model: ModelFolder, table: Tables, output: PartsOut = None, stream: AsStream = False, engine: Engine = "local"
+    model: ModelFolder,
+    table: Tables,
+    output: PartsOut = None,
+    stream: AsStream = False,
+    engine: Engine = "local",
+    max_unpacked: MaxUnpacked = None,
 ) -> None:
     """The code of each row, its place on the manifold.
 
@@ -132,7 +139,7 @@ def encode(
     if is_long(table, stream=stream or engine != "local"):
         _write_parts(model, table, output, engine, verb="encode")
     else:
-        write(scoring.encode(load_model(model, output), read(table[0])), output)
+        write(scoring.encode(load_model(model, output), read(table[0], max_unpacked)), output)
 
 
 @app.command(epilog="Example: isthmus decode model codes.csv -o rows.csv")
@@ -142,6 +149,7 @@ def decode(
         str, typer.Argument(metavar="CODES", help="Table that `isthmus encode` wrote; - for standard input.")
     ],
     output: TableOut = None,
+    max_unpacked: MaxUnpacked = None,
 ) -> None:
     """The rows that codes stand for.
 
@@ -150,7 +158,7 @@ def decode(
     """
     from isthmus import scoring
 
-    write(scoring.decode(load_model(model, output), read(codes)), output)
+    write(scoring.decode(load_model(model, output), read(codes, max_unpacked)), output)
 
 
 def _given(texts: Sequence[str]) -> dict[str, Any]:

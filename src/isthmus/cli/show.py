@@ -12,6 +12,7 @@ from isthmus import screens
 from isthmus.cli.common import (
     ARGUMENTS,
     AsJson,
+    MaxUnpacked,
     ModelFolder,
     Seed,
     Strict,
@@ -29,7 +30,13 @@ __all__: list[str] = []  # verbs are typed, not called
 
 
 @app.command(epilog="Example: isthmus evaluate model held_out.csv --json")
-def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False, strict: Strict = False) -> None:
+def evaluate(
+    model: ModelFolder,
+    table: Table,
+    max_unpacked: MaxUnpacked = None,
+    as_json: AsJson = False,
+    strict: Strict = False,
+) -> None:
     """How well a model fits rows, best rows that it has not seen.
 
     Log densities are in nats and in the table's own units. The reconstruction error, and the distances between the rows
@@ -38,7 +45,7 @@ def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False, strict: 
     """
     from isthmus import scoring
 
-    fitted, frame = load_model(model), read(table)
+    fitted, frame = load_model(model), read(table, max_unpacked)
     with busy(f"evaluating {len(frame):,} rows"):
         figures = scoring.evaluate(fitted, frame)
     if as_json:
@@ -59,6 +66,7 @@ def report_model(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default report.html in MODEL.")
     ] = None,
     image: Annotated[str | None, typer.Option(metavar="HxW", help="Draw rows as images of this size.")] = None,
+    max_unpacked: MaxUnpacked = None,
 ) -> None:
     """One HTML page on a model: whether it can be trusted, what was learned, and figures.
 
@@ -66,7 +74,8 @@ def report_model(
     """
     from isthmus import report
 
-    fitted, frame, page = load_model(model), None if table is None else read(table), output or model / "report.html"
+    fitted, frame = load_model(model), None if table is None else read(table, max_unpacked)
+    page = output or model / "report.html"
     with busy("writing the report"):
         report.write(fitted, page, frame, folder=model, arguments=ARGUMENTS.get(), image=image)
     screens.print_rows([("report", str(page), "")])
@@ -81,6 +90,7 @@ def explore_model(
         int | None, typer.Option(metavar="N", help="Most rows shown; by default 2000, fewer of wide tables.", min=1)
     ] = None,
     port: Annotated[int, typer.Option(metavar="N", help="To listen on; by default a free one.", min=0, max=65535)] = 0,
+    max_unpacked: MaxUnpacked = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address of the page.")] = False,
 ) -> None:
     """A local page to look at rows, their codes and neighbours, and to move through the latent space.
@@ -91,7 +101,7 @@ def explore_model(
     from isthmus import explorer
 
     server = explorer.server_class()
-    fitted, frame = load_model(model), None if table is None else read(table)
+    fitted, frame = load_model(model), None if table is None else read(table, max_unpacked)
     with busy("scoring rows; --rows N takes fewer"):
         exploration = explorer.explore(fitted, frame, image=image, most_rows=rows)
     page = server(exploration, name=model.resolve().name, port=port)
@@ -109,6 +119,7 @@ def draw_grids(
         Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="An existing folder; by default MODEL.")
     ] = None,
     seed: Seed = 0,
+    max_unpacked: MaxUnpacked = None,
 ) -> None:
     """Grids of images as PNG: samples, reconstructions, interpolations, and nearest neighbours of samples.
 
@@ -117,7 +128,7 @@ def draw_grids(
     """
     from isthmus import grids
 
-    fitted, frame, folder = load_model(model), read(table), output or model
+    fitted, frame, folder = load_model(model), read(table, max_unpacked), output or model
     if not folder.is_dir():
         raise InputError(f"expected an existing folder; got {folder}; create it first")
     with busy("drawing images"):

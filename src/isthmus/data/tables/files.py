@@ -34,6 +34,7 @@ from isthmus.data.tables.pictures import (
     write_png,
 )
 from isthmus.data.tables.schema import MAX_LEVELS
+from isthmus.data.tables.sizes import MOST_UNPACKED, check_unpacked, unpacking_at_most
 from isthmus.data.tables.wording import listed, one_line, quoted
 from isthmus.errors import InputError
 
@@ -120,6 +121,8 @@ def _read_numpy(path: Path) -> pd.DataFrame:
             file.seek(0)
             return _array_to_frame(np.load(file, allow_pickle=False))
         with zipfile.ZipFile(file) as archive:
+            packed = [member for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+            check_unpacked(sum(member.file_size for member in packed), path)
             for member in archive.infolist():
                 if member.flag_bits & _ENCRYPTED:
                     raise ValueError("an encrypted archive: write it without a password")
@@ -332,7 +335,7 @@ def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
     return read
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, *, max_unpacked: int = MOST_UNPACKED) -> pd.DataFrame:
     r"""Reads a table from a file, in the format that its suffix names.
 
     A .csv file may be separated by semicolons or tabs too. If its first row holds only numbers, it has no header; its
@@ -346,6 +349,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
     Args:
         path: a file that ends in one of `FORMATS`, an idx file, a folder of images, or "-" for CSV on standard input.
+        max_unpacked: bytes that a compressed file may unpack to.
 
     Returns:
         The table, at least one row and one column, with unique names.
@@ -364,7 +368,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """
     read = _read_standard if str(path) == "-" else _reader(Path(path))
     shown = "standard input" if str(path) == "-" else shown_path(path)
-    with explained(f"a table in {shown}", "check that its content is what its suffix says"):
+    readable = explained(f"a table in {shown}", "check that its content is what its suffix says")
+    with readable, unpacking_at_most(max_unpacked):
         frame = read(Path(path))
     if frame.empty:
         raise InputError(f"expected at least one row and one column in {shown}; got none; check the file")

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from numpy.typing import NDArray
 
+from isthmus.data.tables.sizes import read_unpacked
 from isthmus.data.tables.wording import one_line
 from isthmus.errors import InputError
 
@@ -158,7 +159,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         Of the shape that the file says.
 
     Raises:
-        InputError: it is no such file, of another type than bytes, or of another length than it says.
+        InputError: it is no such file, of another type than bytes, or of another length than it says; or it unpacks to
+            too much.
 
     References:
         Y. LeCun, The MNIST database of handwritten digits, "file formats".
@@ -173,8 +175,11 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """
     advice = "put the original there"
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-            content = file.read()
+        if path.name.lower().endswith(".gz"):
+            with gzip.open(path) as stream:
+                content = read_unpacked(stream, path)
+        else:
+            content = path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"expected an idx file in {path}; got {one_line(error)}; {advice}") from error
     dimensions = content[3] if len(content) > 3 and content[:3] == b"\0\0\x08" else 0
