@@ -302,6 +302,19 @@ def test_ctrl_c_is_heeded_after_the_step_and_the_fit_goes_on(monkeypatch, tmp_pa
     same_bits(fitted(tmp_path, recipe=STRAIGHT).model.state_dict(), whole.model.state_dict())
 
 
+def test_sigterm_in_a_training_of_a_program_without_a_handler_is_no_success(monkeypatch):
+    real = trainee.Trainee.training_step
+    step = lambda *arguments: (signal.raise_signal(signal.SIGTERM), real(*arguments))[1]  # noqa: E731
+    monkeypatch.setattr(trainee.Trainee, "training_step", step)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            fitted(None, recipe=STRAIGHT)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_an_unfinished_fit_of_something_else_is_refused_and_kept(monkeypatch, tmp_path):
     crashes_at(monkeypatch, 40, lambda: fit(TABLE, recipe=STRAIGHT, run_dir=tmp_path))
     for arguments, what in (

@@ -79,8 +79,9 @@ Seed = Annotated[int, typer.Option(metavar="N", help="Of the random draw.", min=
 
 
 def say(*lines: str) -> None:
-    """Lines on standard error."""
-    sys.stderr.writelines(f"{line}\n" for line in lines)
+    """Write lines to standard error; none where it is gone, as that of a closed terminal is."""
+    with contextlib.suppress(OSError):
+        sys.stderr.writelines(f"{line}\n" for line in lines)
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def fit(
     Several Parquet files or a folder of them are one long table, which need not fit into memory: a sample of at most
     250,000 rows is what everything is learnt from and chosen by, and the training sees all the others too.
 
-    While it works it keeps what it has learnt in MODEL.run, beside the model. After a crash or Ctrl-C
+    While it works it keeps what it has learnt in MODEL.run, beside the model. After a crash, Ctrl-C or SIGTERM
     `isthmus fit --resume MODEL.run` goes on from there and ends with the same model.
     """
     options = {
