@@ -476,17 +476,6 @@ def test_interruptions_are_quiet(folder, monkeypatch, error, code):
     assert len(result.err.splitlines()) == (code == 130)
 
 
-def test_ctrl_c_in_training_is_an_interruption(folder, monkeypatch):
-    def interrupt(*_, **__):  # as Lightning does it
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            sys.exit(1)
-
-    monkeypatch.setattr("isthmus.fitting.fit", interrupt)
-    assert run("fit", folder / "numbers.parquet", "-o", folder / "new").code == 130
-
-
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), SystemExit(7)])
 def test_errors_of_the_program_are_not_hidden(folder, monkeypatch, error):
     def fail(*_, **__):

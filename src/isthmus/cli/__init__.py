@@ -70,10 +70,11 @@ def _run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         sys.stdout.write(f"isthmus {version('isthmus')}\n")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
