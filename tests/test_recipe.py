@@ -34,7 +34,7 @@ BAD = {
     "{objective: {surrogate: decodr}}": "got 'decodr'",
     "{objective: {kind: exact, side: decoder}}": "unbounded below for every beta",
     "{seed: -1}": "got -1",
-    "{seed: 0x10000000000000000}": "seed",
+    "{seed: 0x10000000000000000}": "the integer 18446744073709551616, beyond 2^32",
     "{training: {learning_rate: .inf}}": "training.learning_rate: Input should be a finite number; got inf",
     "{training: {learning_rate: inf}}": "training.learning_rate: Input should be a finite number; got 'inf'",
     "{training: {weight_decay: 1.0e+999}}": "training.weight_decay: Input should be a finite number",

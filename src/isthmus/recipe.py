@@ -40,6 +40,7 @@ from isthmus.latents import LATENTS
 from isthmus.levels import Levels, Range
 from isthmus.networks import NETWORKS, Count
 from isthmus.objective import OBJECTIVES, Objective
+from isthmus.pipes import is_pipe, read_pipe
 
 __all__ = ["Part", "Recipe"]
 
@@ -48,6 +49,7 @@ R = TypeVar("R", bound=BaseModel)
 
 _LARGEST = 100_000  # characters of a recipe
 _LONGEST = 40  # digits of a number
+_LARGEST_INTEGER = 2**32
 
 # Arguments that the data decide, never a recipe; nor does a recipe hold modules.
 _FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "latent"}
@@ -83,11 +85,15 @@ class _Loader(yaml.SafeLoader):
             names.add(name)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Return a number whose text is no longer than any number needs."""
+        """Return a number whose text is no longer than any number needs; an integer within 2^32, as none needs more."""
         if len(node.value) > _LONGEST:
             raise yaml.MarkedYAMLError(problem=f"a number of {len(node.value)} digits", problem_mark=node.start_mark)
-        whole = node.tag == "tag:yaml.org,2002:int"
-        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        if node.tag != "tag:yaml.org,2002:int":
+            return self.construct_yaml_float(node)
+        number = self.construct_yaml_int(node)
+        if abs(number) > _LARGEST_INTEGER:
+            raise yaml.MarkedYAMLError(problem=f"the integer {number}, beyond 2^32", problem_mark=node.start_mark)
+        return number
 
 
 for _kind in ("int", "float"):
@@ -350,10 +356,13 @@ class Recipe(_Record):
 
     @classmethod
     def read(cls, path: Path, settings: Sequence[str] = ()) -> "Recipe":
-        """Read a YAML file; see `parse`."""
+        """Read a YAML file, or a pipe; see `parse`."""
         try:
-            with path.open() as file:
-                text = file.read(_LARGEST + 1)
+            if is_pipe(path):
+                text = read_pipe(path).decode()
+            else:
+                with path.open(encoding="utf-8") as file:
+                    text = file.read(_LARGEST + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"expected a recipe file at {path}; got {error}; give a readable YAML file") from error
         if len(text) > _LARGEST:

@@ -22,7 +22,7 @@ ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # 
 app = typer.Typer(
     help="Learn the manifold that a table lies on, and the probability density on it.",
     epilog="A TABLE is a .csv, .tsv, .parquet, .feather, .npy or .npz file, a folder of images, or - for CSV on "
-    "standard input.",
+    "standard input. A pipe, as <(command) in a shell, is read as standard input is.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

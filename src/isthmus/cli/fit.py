@@ -111,18 +111,20 @@ def fit(
 
 
 def _begin(table: str | list[str], output: Path, recipe: "Recipe", command: Mapping[str, Any]) -> Path:
-    """Make the folder of a run; a table on standard input is kept in it, since it comes only once."""
+    """Make the folder of a run; a table on standard input, or a pipe, is kept in it, since it comes only once."""
     from isthmus import runs
+    from isthmus.pipes import is_pipe, read_pipe
     from isthmus.store import check_output
 
     check_output(output, force=bool(command["force"]))
     run_dir, files = runs.beside(output), {"recipe.yaml": recipe.dump().encode()}
-    if table == "-":
-        files["table.csv"] = sys.stdin.buffer.read()
+    path: str | list[str] | None = None
     if isinstance(table, list):
-        path: str | list[str] | None = [os.path.abspath(name) for name in table]
+        path = [os.path.abspath(name) for name in table]
+    elif table == "-" or is_pipe(table):
+        files["table.csv"] = sys.stdin.buffer.read() if table == "-" else read_pipe(table)
     else:
-        path = None if table == "-" else os.path.abspath(table)
+        path = os.path.abspath(table)
     about = {"arguments": ARGUMENTS.get(), "table": path, "sha256": path and _sha256(path)}
     named = {"network named": "network" in recipe.flow.model_fields_set}
     runs.begin(run_dir, {**command, **about, **named}, files, force=bool(command["force"]))
@@ -140,6 +142,8 @@ def _sha256(path: str | list[str]) -> str | None:
     if holds_images(path):
         files = [(str(file), _sha256(str(file))) for file, _ in image_files(Path(path))]
         return hashlib.sha256(repr(files).encode()).hexdigest()
+    if not os.path.isfile(path):  # a pipe in its place would be waited for
+        return None
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -37,6 +37,7 @@ from isthmus.data.tables.schema import MAX_LEVELS
 from isthmus.data.tables.sizes import MOST_UNPACKED, check_unpacked, unpacking_at_most
 from isthmus.data.tables.wording import listed, one_line, quoted
 from isthmus.errors import InputError
+from isthmus.pipes import is_pipe, read_pipe
 
 _ARRAY_KINDS = "biufcmMSU"
 _LONGEST_HEADER = 1 << 16  # bytes of an array's header; NumPy refuses those above 10,000
@@ -266,8 +267,9 @@ def _write_npz(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
     np.savez(stream, X=_numeric(frame), columns=np.array(frame.columns, dtype=str))
 
 
-def _read_standard(_: Path) -> pd.DataFrame:
-    return _read_csv(pa.py_buffer(sys.stdin.buffer.read()))
+def _read_piped(path: Path) -> pd.DataFrame:
+    """Read CSV from standard input, or from another pipe."""
+    return _read_csv(pa.py_buffer(sys.stdin.buffer.read() if str(path) == "-" else read_pipe(path)))
 
 
 class _Format(NamedTuple):
@@ -328,10 +330,6 @@ def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
         raise InputError(f"expected a file; got the directory {shown_path(path)}; name a file in it")
     if not os.path.exists(path):
         raise InputError(f"expected a table in {shown_path(path)}; got no such file; check the path")
-    if not os.path.isfile(path):  # a pipe would be waited for
-        raise InputError(
-            f"expected a file; got {shown_path(path)}, a pipe or device; store its content in a file first"
-        )
     return read
 
 
@@ -348,7 +346,8 @@ def read_table(path: str | Path, *, max_unpacked: int = MOST_UNPACKED) -> pd.Dat
     50 values beside images are classes.
 
     Args:
-        path: a file that ends in one of `FORMATS`, an idx file, a folder of images, or "-" for CSV on standard input.
+        path: a file that ends in one of `FORMATS`, an idx file, a folder of images, or "-" for CSV on standard input;
+            or a pipe, which is read as standard input is.
         max_unpacked: bytes that a compressed file may unpack to.
 
     Returns:
@@ -366,7 +365,7 @@ def read_table(path: str | Path, *, max_unpacked: int = MOST_UNPACKED) -> pd.Dat
         0   1  2.5
         1   3  4.5
     """
-    read = _read_standard if str(path) == "-" else _reader(Path(path))
+    read = _read_piped if str(path) == "-" or is_pipe(path) else _reader(Path(path))
     shown = "standard input" if str(path) == "-" else shown_path(path)
     readable = explained(f"a table in {shown}", "check that its content is what its suffix says")
     with readable, unpacking_at_most(max_unpacked):

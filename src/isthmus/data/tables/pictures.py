@@ -82,7 +82,9 @@ def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
             yield path, ""
     for inside in sorted(folder.iterdir()):
         if inside.is_dir():
-            yield from ((path, inside.name) for path in sorted(inside.iterdir()) if _is_image(path.name))
+            yield from (
+                (path, inside.name) for path in sorted(inside.iterdir()) if path.is_file() and _is_image(path.name)
+            )
 
 
 def read_images(folder: Path) -> tuple[UInt8[np.ndarray, "n channels h w"], list[str]]:

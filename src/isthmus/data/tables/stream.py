@@ -410,7 +410,7 @@ def _files(source: str | Path) -> list[Path]:
     if not found:
         raise InputError(f"expected Parquet files in {shown_path(source)}; got none; check the path")
     for file in found:
-        if file.suffix.lower() != ".parquet":
+        if file.suffix.lower() != ".parquet" or not os.path.isfile(file):
             raise InputError(
                 f"expected files that end in .parquet; got {shown_path(file)}; convert it, or leave it out"
             )
