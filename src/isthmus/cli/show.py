@@ -28,6 +28,9 @@ from isthmus.errors import InputError
 
 __all__: list[str] = []  # verbs are typed, not called
 
+_OPENED = "your browser opens the page; if it cannot, --no-browser gives an address to open by hand"
+_BY_HAND = "open this address in a browser of this machine; it lets in one browser, once"
+
 
 @app.command(epilog="Example: isthmus evaluate model held_out.csv --json")
 def evaluate(
@@ -91,12 +94,12 @@ def explore_model(
     ] = None,
     port: Annotated[int, typer.Option(metavar="N", help="To listen on; by default a free one.", min=0, max=65535)] = 0,
     max_unpacked: MaxUnpacked = None,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address of the page.")] = False,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print an address to open by hand.")] = False,
 ) -> None:
     """A local page to look at rows, their codes and neighbours, and to move through the latent space.
 
-    Without a TABLE it shows samples of the model. The page is for this machine only and needs nothing from outside;
-    its address holds a password, so pass it on to no one. Ctrl-C ends it.
+    Without a TABLE it shows samples of the model. The page is for this machine only, for one browser, and needs nothing
+    from outside. The address that --no-browser prints lets a browser in once: pass it on to no one. Ctrl-C ends it.
     """
     from isthmus import explorer
 
@@ -105,10 +108,11 @@ def explore_model(
     with busy("scoring rows; --rows N takes fewer"):
         exploration = explorer.explore(fitted, frame, image=image, most_rows=rows)
     page = server(exploration, name=model.resolve().name, port=port)
-    sys.stdout.write(f"{page.url}\n")
+    opened = not no_browser and page.open_browser()
+    sys.stdout.write(f"{page.url if opened else page.one_time_url()}\n")
     sys.stdout.flush()
-    say("Ctrl-C ends it")
-    page.run(browser=not no_browser)
+    say(f"{_OPENED if opened else _BY_HAND}; Ctrl-C ends it")
+    page.run()
 
 
 @app.command("grids", epilog="Example: isthmus grids model images/ -o pictures")
