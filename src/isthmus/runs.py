@@ -11,7 +11,6 @@ Every file but the log is written under another name, flushed to the disk and re
 
 import hashlib
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +21,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from isthmus.disk import write_durably
 from isthmus.errors import InputError
-from isthmus.store.folders import sync
 
 __all__ = [
     "CHECKPOINT",
@@ -33,7 +32,6 @@ __all__ = [
     "read_record",
     "remembered",
     "weights_of",
-    "write_durably",
     "writing",
 ]
 
@@ -59,33 +57,6 @@ def writing(folder: Path) -> Iterator[None]:
             f"expected to write to {folder}; got {error.strerror or error}; make room or put it right; what was saved "
             "before is kept"
         ) from error
-
-
-def write_durably(path: Path, content: bytes | memoryview) -> None:
-    """Replace a file at once: whenever the machine stops, the old content is there or the new one.
-
-    Args:
-        path: the file; its folder must exist.
-        content: all of it.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_durably(Path(folder, "a"), b"1")
-        ...     [entry.name for entry in Path(folder).iterdir()]
-        ['a']
-    """
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)  # half a file would keep a full disk full
-        raise
-    sync(path.parent)
 
 
 def digest(*parts: object) -> str:

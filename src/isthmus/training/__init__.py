@@ -40,6 +40,7 @@ from torch.utils.data import DataLoader
 
 from isthmus import interrupts
 from isthmus.diagnostics.geometry import affordable
+from isthmus.disk import make_folder, write_durably
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.levels import Levels
@@ -155,8 +156,8 @@ def _quiet_lightning() -> Iterator[None]:
 def _begin_log(run_dir: Path, rows: list[Row]) -> None:
     """A `log.csv` of the validations so far in the folder, which is made if need be."""
     with writing(run_dir):
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "log.csv").write_text("")
+        make_folder(run_dir)
+        write_durably(run_dir / "log.csv", b"")
         for row in rows:
             append_row(run_dir / "log.csv", row)
 

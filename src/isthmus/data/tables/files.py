@@ -7,7 +7,6 @@ import math
 import os
 import sys
 import tokenize
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from isthmus.data.tables.pictures import (
 from isthmus.data.tables.schema import MAX_LEVELS
 from isthmus.data.tables.sizes import MOST_UNPACKED, check_unpacked, unpacking_at_most
 from isthmus.data.tables.wording import listed, one_line, quoted
+from isthmus.disk import replacing
 from isthmus.errors import InputError
 from isthmus.pipes import is_pipe, read_pipe
 
@@ -385,7 +385,8 @@ def _refuse_images(frame: pd.DataFrame, where: str) -> None:
 def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
     """Writes a table to a file, in the format that its suffix names, at full precision and without its index.
 
-    The file appears complete or not at all: it is written under another name beside the target and then renamed.
+    The file appears complete or not at all, see `isthmus.disk`. A file that is there is replaced, as pandas does it;
+    the command line asks before it does so.
 
     Args:
         frame: the table; for .npy and .npz, all numbers; for .npz also with images; for .png, a grid, with images.
@@ -414,11 +415,5 @@ def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
         _refuse_images(frame, shown)
     if not os.path.isdir(path.parent):
         raise InputError(f"expected an existing folder for {shown}; got {shown_path(path.parent)}; create it first")
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with explained(f"to write a table to {shown}", "write elsewhere or in another format"):
-            with part.open("wb") as stream:
-                form.write(frame, stream)
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with explained(f"to write a table to {shown}", "write elsewhere or in another format"), replacing(path) as stream:
+        form.write(frame, stream)

@@ -251,10 +251,11 @@ def write_png(image: UInt8[np.ndarray, "h w *channels"], file: Any) -> None:
         image: grey, or red, green and blue.
         file: a path, or a stream.
     """
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
-    grey = image.ndim == 3 and image.shape[2] == 1
-    Image.fromarray(image[:, :, 0] if grey else image).save(file, "PNG")
+    grey, maker = image.ndim == 3 and image.shape[2] == 1, PngImagePlugin.PngInfo()
+    maker.add_text("Software", "isthmus")
+    Image.fromarray(image[:, :, 0] if grey else image).save(file, "PNG", pnginfo=maker)
 
 
 def _is_image(name: str) -> bool:
