@@ -26,7 +26,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/digits_table.py write build/demo
 	$(BIN)/isthmus fit build/demo/digits_train.csv -o build/demo/model --latent-dim 10 --force
 	$(BIN)/isthmus evaluate build/demo/model build/demo/digits_test.csv
-	$(BIN)/isthmus sample build/demo/model -n 6 -o build/demo/samples.csv
+	$(BIN)/isthmus sample build/demo/model -n 6 -o build/demo/samples.csv --force
 	$(BIN)/python examples/digits_table.py show build/demo/samples.csv
 
 test: check browser

@@ -8,10 +8,11 @@ the final name is replaced, not what it points to.
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 from typing import IO
@@ -20,16 +21,20 @@ from isthmus.errors import InputError
 
 __all__ = [
     "appending",
+    "check_not_input",
     "check_output_file",
     "is_plain",
-    "make_folder",
+    "is_unfinished",
     "move",
     "read_plain",
     "replacing",
+    "sweep",
     "sync",
     "write_durably",
 ]
 
+_TOKEN = 16  # bytes
+_UNFINISHED = re.compile(rf"\.[0-9a-f]{{{2 * _TOKEN}}}\.part")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -51,7 +56,7 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
         ...     os.listdir(folder)
         ['a']
     """
-    new = path.with_name(f".{secrets.token_hex(16)}.part")
+    new = path.with_name(f".{secrets.token_hex(_TOKEN)}.part")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -85,6 +90,41 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
     """
     with replacing(path) as file:
         file.write(content)
+
+
+def is_unfinished(name: str) -> bool:
+    """Tell whether a name is one of those that `replacing` writes under.
+
+    Args:
+        name: of a file, without its folder.
+
+    Example:
+        >>> is_unfinished("model.part"), is_unfinished(f".{'0' * 32}.part")
+        (False, True)
+    """
+    return bool(_UNFINISHED.fullmatch(name))
+
+
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files that killed processes left in a folder where no other process is at work.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        OSError: it cannot be read, or a file not be removed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, f".{'0' * 32}.part").touch()
+        ...     sweep(Path(folder))
+        ...     os.listdir(folder)
+        []
+    """
+    for path in folder.iterdir():
+        if is_unfinished(path.name) and is_plain(path):
+            path.unlink()
 
 
 def move(source: Path, target: Path) -> None:
@@ -179,27 +219,6 @@ def is_plain(path: Path) -> bool:
         return False
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where there is none.
-
-    Args:
-        path: the folder.
-
-    Raises:
-        OSError: it cannot be made, or a file or a link stands there.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     make_folder(Path(folder, "a", "b"))
-        ...     os.listdir(Path(folder, "a"))
-        ['b']
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    if not stat.S_ISDIR(os.lstat(path).st_mode):
-        raise OSError(errno.ENOTDIR, "a link, not a folder", str(path))
-
-
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk.
 
@@ -249,15 +268,30 @@ def check_output_file(path: Path, inputs: Iterable[Path] = (), *, force: bool = 
         raise InputError(f"expected a file to write; got {path}: {reason}; choose another name") from error
     if not stat.S_ISREG(there.st_mode):
         raise InputError(f"expected a file to write; got {path}, which is none; choose another name")
-    for source in inputs:
-        if _is(source, there):
-            raise InputError(f"expected an output apart from the input; got {path}, which is read; choose another name")
+    check_not_input(path, inputs)
     if not force:
         raise InputError(f"expected a new file; got {path}, which exists; choose another name or --force")
 
 
-def _is(path: Path, there: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), there)
-    except (OSError, ValueError):
-        return False
+def check_not_input(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to write a file that is read, by whatever name or link it is known.
+
+    Args:
+        path: the file that is to be written, or a link to it; it must exist.
+        inputs: files that are read.
+
+    Raises:
+        InputError: it is one of them.
+
+    Example:
+        >>> check_not_input(Path("."), [Path("..", Path.cwd().name)])
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected an output apart from the input; got ., which is read; choose another name
+    """
+    for source in inputs:
+        with suppress(OSError, ValueError):
+            if os.path.samefile(source, path):
+                raise InputError(
+                    f"expected an output apart from the input; got {path}, which is read; choose another name"
+                )

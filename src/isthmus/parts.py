@@ -22,7 +22,7 @@ import pandas as pd
 from isthmus import scoring
 from isthmus.data.tables import Parquet
 from isthmus.data.tables.stream import Run, located, write_frames
-from isthmus.disk import is_plain, read_plain, write_durably
+from isthmus.disk import is_plain, read_plain, sweep, write_durably
 from isthmus.errors import InputError
 from isthmus.store import Fitted
 
@@ -85,6 +85,7 @@ class Parts:
         try:
             if os.path.lexists(path):
                 _compare(json.loads(read_plain(path, _LARGEST_MANIFEST)), manifest, self.folder)
+                sweep(self.folder)
             else:
                 self.folder.mkdir(exist_ok=True)
                 if any(self.folder.iterdir()):

@@ -22,7 +22,8 @@ ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # 
 app = typer.Typer(
     help="Learn the manifold that a table lies on, and the probability density on it.",
     epilog="A TABLE is a .csv, .tsv, .parquet, .feather, .npy or .npz file, a folder of images, or - for CSV on "
-    "standard input. A pipe, as <(command) in a shell, is read as standard input is.",
+    "standard input. A pipe, as <(command) in a shell, is read as standard input is. A file or a model that exists is "
+    "replaced with --force, without it never; an input of the same command not even then.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -73,6 +74,7 @@ MaxUnpacked = Annotated[
         help="Most that a compressed table may unpack to, such as 16GiB; by default 4GiB.",
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the random draw.", min=0, max=2**32 - 1)]
@@ -96,8 +98,9 @@ def busy(what: str) -> Iterator[Callable[[str], Any]]:
         yield status.update
 
 
-def load_model(model: Path, output: str | None = None) -> "Fitted":
-    """The model, after a look at whether the output can be written, so that no work is done in vain."""
+def load_model(model: Path, output: str | None = None, tables: Sequence[str] = (), *, force: bool = False) -> "Fitted":
+    """Read the model, after a look at whether the output may be written, so that no work is done in vain."""
+    from isthmus.cli.outputs import check_outputs
     from isthmus.data.tables import FORMATS
     from isthmus.store import load
 
@@ -106,6 +109,7 @@ def load_model(model: Path, output: str | None = None) -> "Fitted":
             raise InputError(f"expected an output that ends in {', '.join(FORMATS)}; got {output}; rename it")
         if not os.path.isdir(os.path.dirname(str(output)) or "."):
             raise InputError(f"expected an existing folder for {output}; got none; create it first")
+        check_outputs([Path(str(output))], tables, model, force=force)
     return load(model)
 
 

@@ -11,6 +11,7 @@ import typer
 from isthmus.cli.common import (
     AsStream,
     Engine,
+    Force,
     MaxUnpacked,
     ModelFolder,
     PartsOut,
@@ -50,6 +51,7 @@ def score(
     stream: AsStream = False,
     engine: Engine = "local",
     max_unpacked: MaxUnpacked = None,
+    force: Force = False,
     strict: Strict = False,
 ) -> None:
     """Log density and reconstruction error of each row.
@@ -70,7 +72,7 @@ def score(
     if is_long(table, stream=stream or engine != "local"):
         fitted = _write_parts(model, table, output, engine, verb="score", density=density)
     else:
-        fitted, frame = load_model(model, output), read(table[0], max_unpacked)
+        fitted, frame = load_model(model, output, table, force=force), read(table[0], max_unpacked)
         with busy(f"scoring {len(frame):,} rows"):
             scores = scoring.score(fitted, frame, density=density)
         write(scores, output)
@@ -103,6 +105,7 @@ def sample(
         float, typer.Option(metavar="SHARE", help="Draw from this share of the codes, the likeliest, alone.")
     ] = 1.0,
     seed: Seed = 0,
+    force: Force = False,
 ) -> None:
     """Draw new rows from a model.
 
@@ -112,7 +115,7 @@ def sample(
     from isthmus import scoring
 
     values, levels = _given(given or []), _levels(at or [])
-    fitted = load_model(model, output)
+    fitted = load_model(model, output, force=force)
     fitted = dataclasses.replace(fitted, model=fitted.model.at(**levels)) if levels else fitted
     with busy(f"drawing {n:,} rows"):
         how: dict[str, Any] = {"noise": not no_noise, "temperature": temperature, "truncation": truncation}
@@ -128,6 +131,7 @@ def encode(
     stream: AsStream = False,
     engine: Engine = "local",
     max_unpacked: MaxUnpacked = None,
+    force: Force = False,
 ) -> None:
     """The code of each row, its place on the manifold.
 
@@ -139,7 +143,7 @@ def encode(
     if is_long(table, stream=stream or engine != "local"):
         _write_parts(model, table, output, engine, verb="encode")
     else:
-        write(scoring.encode(load_model(model, output), read(table[0], max_unpacked)), output)
+        write(scoring.encode(load_model(model, output, table, force=force), read(table[0], max_unpacked)), output)
 
 
 @app.command(epilog="Example: isthmus decode model codes.csv -o rows.csv")
@@ -150,6 +154,7 @@ def decode(
     ],
     output: TableOut = None,
     max_unpacked: MaxUnpacked = None,
+    force: Force = False,
 ) -> None:
     """The rows that codes stand for.
 
@@ -158,7 +163,7 @@ def decode(
     """
     from isthmus import scoring
 
-    write(scoring.decode(load_model(model, output), read(codes, max_unpacked)), output)
+    write(scoring.decode(load_model(model, output, [codes], force=force), read(codes, max_unpacked)), output)
 
 
 def _given(texts: Sequence[str]) -> dict[str, Any]:

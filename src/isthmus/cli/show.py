@@ -12,6 +12,7 @@ from isthmus import screens
 from isthmus.cli.common import (
     ARGUMENTS,
     AsJson,
+    Force,
     MaxUnpacked,
     ModelFolder,
     Seed,
@@ -24,6 +25,7 @@ from isthmus.cli.common import (
     say,
     warn_untrusted,
 )
+from isthmus.cli.outputs import check_outputs, may_refresh
 from isthmus.errors import InputError
 
 __all__: list[str] = []  # verbs are typed, not called
@@ -70,15 +72,18 @@ def report_model(
     ] = None,
     image: Annotated[str | None, typer.Option(metavar="HxW", help="Draw rows as images of this size.")] = None,
     max_unpacked: MaxUnpacked = None,
+    force: Force = False,
 ) -> None:
     """One HTML page on a model: whether it can be trusted, what was learned, and figures.
 
     Without a TABLE it shows what the model itself tells; a TABLE adds comparisons with rows and with simpler models.
+    The report that isthmus wrote into MODEL is replaced by a newer one without --force.
     """
     from isthmus import report
 
-    fitted, frame = load_model(model), None if table is None else read(table, max_unpacked)
-    page = output or model / "report.html"
+    fitted, page = load_model(model), output or model / "report.html"
+    check_outputs([page], [table] if table else [], model, force=force or may_refresh(page, model))
+    frame = None if table is None else read(table, max_unpacked)
     with busy("writing the report"):
         report.write(fitted, page, frame, folder=model, arguments=ARGUMENTS.get(), image=image)
     screens.print_rows([("report", str(page), "")])
@@ -124,17 +129,22 @@ def draw_grids(
     ] = None,
     seed: Seed = 0,
     max_unpacked: MaxUnpacked = None,
+    force: Force = False,
 ) -> None:
     """Grids of images as PNG: samples, reconstructions, interpolations, and nearest neighbours of samples.
 
     Of a conditional model a line of samples is one class. Below each image is its reconstruction, and below each sample
     are the three of IMAGES that are nearest to it, pixel by pixel: with those of the fit, whether it only remembers.
+    Grids that isthmus wrote into MODEL are replaced by newer ones without --force.
     """
     from isthmus import grids
 
-    fitted, frame, folder = load_model(model), read(table, max_unpacked), output or model
+    fitted, folder = load_model(model), output or model
     if not folder.is_dir():
         raise InputError(f"expected an existing folder; got {folder}; create it first")
+    for picture in (folder / f"{name}.png" for name in grids.GRIDS):
+        check_outputs([picture], [table], model, force=force or may_refresh(picture, model))
+    frame = read(table, max_unpacked)
     with busy("drawing images"):
         files = grids.write(fitted, frame, folder, seed=seed)
     screens.print_rows([(file.stem, str(file), "") for file in files])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isthmus.disk import appending, make_folder, move, replacing
+from isthmus.disk import appending, move, replacing
 from isthmus.errors import InputError
 
 __all__ = ["PUBLIC", "data_folder", "find", "read_arrays", "reading"]
@@ -201,7 +201,7 @@ def _extract(archive: Path, file: str, target: Path) -> None:
         content = member and members.extractfile(member)
         if not content:
             raise LookupError(f"no {file} in {archive}")
-        make_folder(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as copy:
             shutil.copyfileobj(content, copy, _BLOCK)
 

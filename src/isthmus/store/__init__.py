@@ -32,6 +32,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from isthmus.ambient import NOISES, Ambient
@@ -48,7 +49,7 @@ from isthmus.store.folders import FILES, finish, read_bytes, sign, write_folder
 from isthmus.store.formats import FORMAT, MIGRATIONS, SIGNED, Config, read_config, read_figures
 from isthmus.store.tensors import Budget, Header, read_header, read_tensors, stored
 
-__all__ = ["FORMAT", "MIGRATIONS", "Fitted", "append_row", "check_output", "load", "save", "versions"]
+__all__ = ["FORMAT", "MIGRATIONS", "Fitted", "append_row", "check_output", "holds", "load", "save", "versions"]
 
 _VERSIONS = ("isthmus", "torch", "zuko", "lightning", "scikit-learn", "safetensors", "numpy")
 
@@ -186,6 +187,32 @@ def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:
     _check_columns(model, config, path)
     metrics, log = read_figures(folder / "metrics.json"), _read_log(folder / "log.csv")
     return Fitted(model, config.recipe, config.latent, config.noise, metrics, log, config.schema_, config.custom)
+
+
+def holds(folder: str | Path, fitted: Fitted) -> bool:
+    """Tell whether a folder holds a model already: the same recipe, densities, table and weights, bit for bit.
+
+    Args:
+        folder: of a model, or anything else.
+        fitted: the model.
+
+    Example:
+        >>> from isthmus import fit
+        >>> fitted = fit([[0.0, 0.1], [1.0, 0.9]] * 9, recipe=Recipe().update(training={"max_steps": 5}))
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     holds(save(fitted, Path(parent) / "a"), fitted), holds(Path(parent) / "b", fitted)
+        (True, False)
+    """
+    try:
+        there = load(folder)
+    except InputError:
+        return False
+    facts = [(one.recipe, one.latent, one.noise, one.schema, one.custom) for one in (there, fitted)]
+    weights, others = there.model.state_dict(), fitted.model.state_dict()
+    return facts[0] == facts[1] and all(
+        torch.equal(weights[name], stored(value.detach().cpu()).to(weights[name].dtype))
+        for name, value in others.items()
+    )
 
 
 def versions() -> dict[str, str]:

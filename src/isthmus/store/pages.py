@@ -3,12 +3,13 @@
 They may be written again without asking where isthmus wrote what is there, which every one of them says in itself.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from isthmus.disk import read_plain
 
-__all__ = ["GRID_NAMES", "REPORT", "is_own", "own_pages"]
+__all__ = ["GRID_NAMES", "REPORT", "foreign_pages", "is_own", "own_pages"]
 
 REPORT = "report.html"
 """Name of the report."""
@@ -46,5 +47,21 @@ def own_pages(folder: Path) -> Iterator[Path]:
         >>> list(own_pages(Path("no such folder")))
         []
     """
-    names = (REPORT, *(f"{name}.png" for name in GRID_NAMES))
-    return (path for path in map(folder.joinpath, names) if is_own(path))
+    return (path for path in _pages(folder) if is_own(path))
+
+
+def foreign_pages(folder: Path) -> list[Path]:
+    """Find what stands where a report or a grid would be written, and is none that isthmus wrote.
+
+    Args:
+        folder: of a model.
+
+    Example:
+        >>> foreign_pages(Path("no such folder"))
+        []
+    """
+    return [path for path in _pages(folder) if os.path.lexists(path) and not is_own(path)]
+
+
+def _pages(folder: Path) -> list[Path]:
+    return [folder / name for name in (REPORT, *(f"{name}.png" for name in GRID_NAMES))]

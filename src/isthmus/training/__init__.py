@@ -20,6 +20,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import tempfile
 import warnings
@@ -40,14 +41,14 @@ from torch.utils.data import DataLoader
 
 from isthmus import interrupts
 from isthmus.diagnostics.geometry import affordable
-from isthmus.disk import make_folder, write_durably
+from isthmus.disk import read_plain, write_durably
 from isthmus.errors import InputError
 from isthmus.flow import Flow
 from isthmus.levels import Levels
 from isthmus.objective import Objective
 from isthmus.recipe import TrainingRecipe
 from isthmus.refit import Rows
-from isthmus.runs import CHECKPOINT, digest, weights_of, writing
+from isthmus.runs import CHECKPOINT, check_run, digest, weights_of, writing
 from isthmus.store import append_row
 from isthmus.training import checkpoint
 from isthmus.training.batches import Batches, LongBatches, LongRows, Split, Spread
@@ -59,6 +60,7 @@ from isthmus.training.trainee import History, Trainee
 __all__ = ["History", "LongRows", "Split", "Spread", "single_thread", "train"]
 
 _VALIDATION_ROWS = 1_000
+_LARGEST_LOG = 200_000_000  # bytes
 _ONE_THREAD_PARAMETERS = 2_000_000
 
 
@@ -155,9 +157,12 @@ def _quiet_lightning() -> Iterator[None]:
 
 def _begin_log(run_dir: Path, rows: list[Row]) -> None:
     """A `log.csv` of the validations so far in the folder, which is made if need be."""
+    path = run_dir / "log.csv"
     with writing(run_dir):
-        make_folder(run_dir)
-        write_durably(run_dir / "log.csv", b"")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path) and not re.match(b"$|step,", read_plain(path, _LARGEST_LOG)):
+            raise InputError(f"expected the log of a training in {path}; got another file; choose another folder")
+        write_durably(path, b"")
         for row in rows:
             append_row(run_dir / "log.csv", row)
 
@@ -222,6 +227,8 @@ def train(
     if plan.max_steps == 0:
         return _start_alone(flow, objective, held_out)
     run_dir = None if run_dir is None else Path(run_dir)
+    if run_dir is not None:
+        check_run(run_dir)
     identity = _identity(flow, objective, train, held_out, settings, weights, spread is None, seed) if run_dir else ""
     saved = checkpoint.read(run_dir, identity) if run_dir else None
     if run_dir is not None:
