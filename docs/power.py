@@ -5,7 +5,7 @@ The report that these pages link to, `docs/power.html`, was made from them by
     python docs/power.py build/power
     isthmus fit build/power/train.parquet -o build/power/model
     mv build/power/model build/household_power
-    isthmus report build/household_power build/power/test.parquet -o docs/power.html
+    isthmus report build/household_power build/power/test.parquet -o docs/power.html --force
 
 which takes 10,000 steps, some five minutes on one core, and the data (`isthmus.data.maf` says from where). It is
 kept, as the pages are also built where those data are not.

@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
 from typing import IO
@@ -290,8 +290,12 @@ def check_not_input(path: Path, inputs: Iterable[Path]) -> None:
         isthmus.errors.InputError: expected an output apart from the input; got ., which is read; choose another name
     """
     for source in inputs:
-        with suppress(OSError, ValueError):
-            if os.path.samefile(source, path):
-                raise InputError(
-                    f"expected an output apart from the input; got {path}, which is read; choose another name"
-                )
+        if _same(source, path):
+            raise InputError(f"expected an output apart from the input; got {path}, which is read; choose another name")
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # not there, or an impossible name
+        return False

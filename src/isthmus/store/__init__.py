@@ -198,7 +198,8 @@ def holds(folder: str | Path, fitted: Fitted) -> bool:
 
     Example:
         >>> from isthmus import fit
-        >>> fitted = fit([[0.0, 0.1], [1.0, 0.9]] * 9, recipe=Recipe().update(training={"max_steps": 5}))
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> fitted = fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0]] * 9, recipe=recipe)
         >>> with tempfile.TemporaryDirectory() as parent:
         ...     holds(save(fitted, Path(parent) / "a"), fitted), holds(Path(parent) / "b", fitted)
         (True, False)
