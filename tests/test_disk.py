@@ -27,9 +27,8 @@ def test_a_file_comes_to_its_name_whole_and_keeps_its_permissions(tmp_path):
     path = tmp_path / "a"
     write_durably(path, b"old")
     path.chmod(0o600)
-    with pytest.raises(ZeroDivisionError), replacing(path) as file:
-        file.write(b"half")
-        raise ZeroDivisionError
+    with pytest.raises(TypeError), replacing(path) as file:
+        file.writelines([b"half", None])
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["a"])
     write_durably(path, b"new")
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o600)
@@ -96,7 +95,7 @@ ALLOWED = {
 def test_there_is_one_place_that_writes_files():
     counts = {}
     for path in SOURCE.rglob("*.py"):
-        code = "\n".join(line for line in path.read_text().splitlines() if not re.match(r"\s*(>>>|\.\.\.|\"\"\")", line))
+        code = "\n".join(line for line in path.read_text().splitlines() if not re.match(r"\s*(>>>|\.\.\.)", line))
         counts[str(path.relative_to(SOURCE))] = len(WAYS.findall(code))
     assert {name: count for name, count in counts.items() if count > ALLOWED.get(name, 0)} == {}
 
