@@ -226,7 +226,9 @@ def prepared(home, made, name, kind):
     (home / "victims" / "log.csv").write_text("dear to me")
     command = {"arguments": [], "targets": [], "force": True, "report": False, "network_named": False}
     table = str(made / "table.csv")
-    runs.begin(home / "model.run", runs.Command(**command, table=table, sha256=None), {"recipe.yaml": QUICK.dump().encode()})
+    runs.begin(
+        home / "model.run", runs.Command(**command, table=table, sha256=None), {"recipe.yaml": QUICK.dump().encode()}
+    )
     path = home / "model.run" / name
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
