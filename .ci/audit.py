@@ -1,6 +1,7 @@
-"""Known vulnerabilities of the versions in constraints.txt, by pip-audit: exit code 1 where there is one.
+"""Look up known vulnerabilities of the versions in constraints.txt, by pip-audit: exit code 1 where there is one.
 
-Without an advisory service, as without a network, it says so and lets the build go on.
+Where no advisory service knows a version, as without a network to one, nothing was audited: that is said, and the build
+goes on. `--strict`, for releases, fails then, and where only some of the versions are known.
 """
 
 import json
@@ -12,30 +13,43 @@ SECONDS = 20
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 COMMAND = ["pip_audit", "--requirement", str(CONSTRAINTS), "--no-deps", "--disable-pip", "--format", "json"]
 UNREACHABLE = ("ConnectionError", "ProxyError", "Timeout", "SSLError", "ServiceError", "HTTPError")
+NOTHING = "NOTHING WAS AUDITED"
 
 
-def main() -> str | int:
-    """What to exit with."""
+def main(*, strict: bool) -> str | int:
+    """Audit, and return what to exit with."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", *COMMAND], capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        print(f"advisories: no service answered within {SECONDS} s; nothing was audited")
-        return 0
+        return ended(f"{NOTHING}: no service answered within {SECONDS} s", complete=False, strict=strict)
     if not done.stdout:
         last = (done.stderr.strip().splitlines() or [""])[-1]
         if any(name in last for name in UNREACHABLE):
-            print(f"advisories: no service could be reached ({last[:100]}); nothing was audited")
-            return 0
+            return ended(f"{NOTHING}: no service could be reached ({last[:100]})", complete=False, strict=strict)
         return f"advisories: pip-audit failed\n{done.stderr}"
     packages = json.loads(done.stdout)["dependencies"]
-    found = [f"{p['name']} {p['version']}: {v['id']}" for p in packages for v in p.get("vulns", ())]
+    vulnerable = [f"{p['name']} {p['version']}: {v['id']}" for p in packages for v in p.get("vulns", ())]
+    if vulnerable:
+        return "\n".join(["advisories: vulnerable packages", *vulnerable])
     audited = sum("vulns" in p for p in packages)
-    unknown = "" if audited else "; no service that knows them could be reached"
-    print(f"advisories: {audited} of {len(packages)} packages audited{unknown}; {len(found)} found")
-    return "\n".join(found) if found else done.returncode
+    if not audited:
+        message = f"{NOTHING}: no service that knows any of the {len(packages)} packages could be reached"
+    else:
+        message = f"{audited} of {len(packages)} packages audited; no vulnerability is known"
+    return ended(message, complete=0 < audited == len(packages), strict=strict) or done.returncode
+
+
+def ended(message: str, *, complete: bool, strict: bool) -> str | int:
+    """Print how an audit without vulnerabilities ended, or return it as what fails."""
+    if strict and not complete:
+        return f"advisories: {message}; a release needs all packages audited"
+    print(f"advisories: {message}")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:] not in ([], ["--strict"]):
+        sys.exit("usage: audit.py [--strict]")
+    sys.exit(main(strict=bool(sys.argv[1:])))

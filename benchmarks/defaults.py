@@ -18,7 +18,6 @@ miss, and tried again the next time. Everything computes on one thread. `--limit
 """
 
 import argparse
-import importlib.metadata
 import json
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from benchmarks.report import plain, summary, text
 from benchmarks.sections import METHODS, SECTIONS, Key, Record, Run
 from benchmarks.speed import machine
 
-VERSION = str(getattr(isthmus, "__version__", None) or importlib.metadata.version("isthmus"))
+VERSION = isthmus.__version__
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
 
 

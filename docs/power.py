@@ -7,8 +7,8 @@ The report that these pages link to, `docs/power.html`, was made from them by
     mv build/power/model build/household_power
     isthmus report build/household_power build/power/test.parquet -o docs/power.html
 
-which takes 10,000 steps, some five minutes on one core, and the data (`isthmus.data.maf` says from where). It is
-kept, as the pages are also built where those data are not.
+the last with `--force` where the page is there already. It takes 10,000 steps, some five minutes on one core, and the
+data (`isthmus.data.maf` says from where). It is kept, as the pages are also built where those data are not.
 """
 
 import sys

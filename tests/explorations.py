@@ -53,7 +53,7 @@ def fitted_to(frame, target=(), latent_dim=2):
 
 @contextlib.contextmanager
 def serving(exploration, name="model"):
-    """The address of an exploration's page, served by a thread of its own."""
+    """The server of an exploration's page, run by a thread of its own."""
     ready, parts = threading.Event(), []
 
     def serve():
@@ -67,7 +67,7 @@ def serving(exploration, name="model"):
     thread.start()
     assert ready.wait(60)
     try:
-        yield parts[0].url
+        yield parts[0]
     finally:
         parts[1].call_soon_threadsafe(parts[1].stop)
         thread.join(60)

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,9 @@ def seen():
 
 
 @pytest.fixture(scope="module")
-def address(seen):
-    with serving(seen, "digits") as url:
-        yield url
+def server(seen):
+    with serving(seen, "digits") as served:
+        yield served
 
 
 @dataclasses.dataclass
@@ -139,11 +140,11 @@ def visit(browser):
 
 
 @pytest.fixture
-def explorer(visit, address):
+def explorer(visit, server):
     """The explorer, its first row shown."""
 
     def open_page(width=1280, scheme="light"):
-        visited = visit(address, width, scheme)
+        visited = visit(server.one_time_url(), width, scheme)
         visited.page.get_by_text("Row 0;").wait_for()
         visited.page.wait_for_function("() => Bokeh.documents.length && Bokeh.documents[0].is_idle")
         return visited
@@ -230,13 +231,12 @@ def test_the_report_prints_whole(visit, report_file):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_explorer_loads_from_its_own_server_alone(explorer, address, width, scheme):
+def test_the_explorer_loads_from_its_own_server_alone(explorer, server, width, scheme):
     visited = explorer(width, scheme)
     check_layout(visited.page, f"explorer_{scheme}", width)
-    own = address.partition("?")[0]
     asked = [url for url in visited.requests if not url.startswith(("data:", "blob:"))]
     assert len(asked) > 3
-    assert [url for url in asked if not url.replace("ws:", "http:").startswith(own)] == []
+    assert [url for url in asked if not url.replace("ws:", "http:").startswith(server.url)] == []
     assert visited.complaints == []
 
 
@@ -265,8 +265,8 @@ def grey(screenshot):
 @pytest.mark.parametrize("target", [(), ("colour", "k", "missing")])
 def test_names_and_values_of_a_table_are_text_and_nothing_else(visit, target):
     """A tag that got through would ask for a picture."""
-    with serving(explore(fitted_to(mixed(), target), mixed()), NASTY) as url:
-        visited = visit(url, 390)
+    with serving(explore(fitted_to(mixed(), target), mixed()), NASTY) as served:
+        visited = visit(served.one_time_url(), 390)
         visited.page.get_by_text("Row 0;").wait_for()
         visited.page.get_by_label("Colour", exact=True).select_option("colour")
         visited.page.locator("li", has_text=NASTY[:12]).wait_for()
@@ -348,32 +348,58 @@ def test_colour_and_axes_can_be_chosen(explorer):
     assert visited.complaints == []
 
 
-@pytest.mark.parametrize("query", ["", "?token=wrong"])
-def test_a_wrong_token_is_refused(browser, address, query):
+@pytest.mark.parametrize("path", ["", "login?token=wrong"])
+def test_a_browser_that_was_not_let_in_is_refused(browser, server, path):
     page = browser.new_page()
-    answer = page.goto(address.partition("?")[0] + query)
+    answer = page.goto(server.url + path)
     assert answer.status == 403
+    assert "start isthmus explore again" in page.content()
     assert "Bokeh" not in page.content()
     page.close()
 
 
-def test_another_origin_gets_no_connection(explorer, browser, address, tmp_path):
-    """Even one that knows the token; the explorer's own page does."""
-    url = address.replace("http:", "ws:").replace("/?", "/ws?")
+@pytest.mark.parametrize("kind", ["address", "file", "link of another origin"])
+def test_a_browser_is_let_in_and_keeps_no_token(kind, browser, server, monkeypatch, tmp_path):
+    """By any way in; from then on it may reload, and no script may read its cookie."""
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with closing(browser.new_context()) as context:
+        page = context.new_page()
+        if kind == "file":
+            server.open_browser()
+            page.goto(opened[0])
+        elif kind == "address":
+            page.goto(server.one_time_url())
+        else:
+            (tmp_path / "link.html").write_text(f'<a href="{server.one_time_url()}">explorer</a>')
+            page.goto((tmp_path / "link.html").as_uri())
+            page.get_by_text("explorer").click()
+        for _ in range(2):
+            page.get_by_text("Row 0;").wait_for()
+            assert page.url == server.url
+            assert page.evaluate("document.cookie") == ""
+            page.reload()
+        assert [(c["httpOnly"], c["sameSite"], c["expires"]) for c in context.cookies()] == [(True, "Strict", -1)]
+
+
+def test_another_origin_gets_no_connection(explorer, server, tmp_path):
+    """Even in the browser that was let in; the explorer's own page does."""
+    url = server.url.replace("http:", "ws:") + "ws"
     connect = """url => new Promise(done => {
       const socket = new WebSocket(url, ["bokeh", "none"]);
       socket.onopen = () => done("open");
       socket.onerror = () => done("refused");
     })"""
-    assert explorer().page.evaluate(connect, url) == "open"
+    own = explorer().page
+    assert own.evaluate(connect, url) == "open"
     (tmp_path / "index.html").write_text("<title>elsewhere</title>")
     handler = functools.partial(Quiet, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as other:
         threading.Thread(target=other.serve_forever).start()
-        page = browser.new_page()
+        page = own.context.new_page()
         page.goto(f"http://127.0.0.1:{other.server_port}/")
         assert page.evaluate(connect, url) == "refused"
-        page.close()
         other.shutdown()
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
@@ -479,17 +480,6 @@ def test_interruptions_are_quiet(folder, monkeypatch, error, code):
     assert len(result.err.splitlines()) == (code == 130)
 
 
-def test_ctrl_c_in_training_is_an_interruption(folder, monkeypatch):
-    def interrupt(*_, **__):  # as Lightning does it
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            sys.exit(1)
-
-    monkeypatch.setattr("isthmus.fitting.fit", interrupt)
-    assert run("fit", folder / "numbers.parquet", "-o", folder / "new").code == 130
-
-
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), SystemExit(7)])
 def test_errors_of_the_program_are_not_hidden(folder, monkeypatch, error):
     def fail(*_, **__):
@@ -524,3 +514,14 @@ def test_no_likelihood_stands_alone_where_the_reconstruction_fails(tmp_path):
     assert list(done("score", models["auto"], table).table.columns) == ["log_density", "reconstruction_error"]
     assert "raise it" in done("evaluate", models[1e-4], table, "--json").record["untrusted"]
     assert done("evaluate", models["auto"], table, "--json").record["untrusted"] is None
+
+
+def test_the_version_needs_no_verb():
+    assert done("--version").out == f"isthmus {isthmus.__version__}\n"
+    assert isthmus.__version__ == version("isthmus")
+
+
+def test_the_package_lists_its_public_names():
+    assert {*isthmus.__all__, "__version__"} <= set(dir(isthmus))
+    for name in isthmus.__all__:
+        assert getattr(isthmus, name) is not None

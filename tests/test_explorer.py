@@ -3,12 +3,16 @@ do, whom its server refuses, and every mistake in one line.
 """
 
 import _thread
+import asyncio
 import dataclasses
 import http.client
 import io
+import logging
 import math
+import os
 import re
 import signal
+import stat
 import sys
 import threading
 import time
@@ -16,6 +20,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -260,7 +265,7 @@ def test_without_the_extra_the_command_says_how_to_get_it(monkeypatch, capsys):
 
 def page_of(exploration):
     document = Document()
-    return Page(document, exploration, name="<demo>", token="secret"), document
+    return Page(document, exploration, name="<demo>"), document
 
 
 def widget(document, name):
@@ -379,7 +384,7 @@ def test_the_cut_lists_outliers_and_links_to_their_table(tables):
     widget(document, "share").value = 10
     chosen = tables.outliers(0.1)
     assert f"{len(chosen)} of 160 rows" in text(document, "outliers_title")
-    assert "outliers.csv?token=secret&amp;share=0.1000" in text(document, "outliers_title")
+    assert "outliers.csv?share=0.1000" in text(document, "outliers_title")
     assert widget(document, "outliers").source.data["0"] == [str(n) for n in chosen]
 
 
@@ -454,46 +459,92 @@ def test_a_slider_of_a_convolutional_model_of_784_pixels_answers_in_a_tenth_of_a
 
 
 @pytest.fixture(scope="module")
-def address(tables):
-    with serving(tables) as url:
-        yield url
+def server(tables):
+    with serving(tables) as served:
+        yield served
 
 
-def status(url):
+def visitor():
+    """What opens addresses as a browser does, with cookies of its own."""
+    return urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+
+
+def status(url, opener=None, **headers):
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with (opener or visitor()).open(urllib.request.Request(url, headers=headers), timeout=30) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
 
 
-def test_only_this_machine_is_served(address):
-    assert address.startswith("http://127.0.0.1:")
-    assert len(address.partition("token=")[2]) >= 32
+@pytest.fixture
+def admitted(server):
+    opener = visitor()
+    assert status(server.one_time_url(), opener) == 200
+    return opener
 
 
-@pytest.mark.parametrize("path", ["", "autoload.js", "metadata", "ws", "outliers.csv"])
+def cookie_of(opener):
+    (processor,) = (handler for handler in opener.handlers if isinstance(handler, urllib.request.HTTPCookieProcessor))
+    (cookie,) = processor.cookiejar
+    return cookie
+
+
+def test_only_this_machine_is_served(server):
+    assert server.url.startswith("http://127.0.0.1:")
+    assert len(server.one_time_url().partition("token=")[2]) >= 32
+
+
+@pytest.mark.parametrize("path", ["", "autoload.js", "metadata", "ws", "outliers.csv", "login"])
 @pytest.mark.parametrize("query", ["", "?token=", "?token=wrong", "?bokeh-session-id=1"])
-def test_without_the_token_everything_is_refused(address, path, query):
-    assert status(address.partition("?")[0] + path + query) == 403
+def test_without_token_and_cookie_everything_is_refused(server, path, query):
+    assert status(server.url + path + query) == 403
+    assert status(server.url + path + query, Cookie=f"{cookie_name(server)}=wrong") == 403
 
 
-def test_with_the_token_page_and_download_come(address, tables):
-    host, _, query = address.partition("?")
-    assert status(address) == 200
-    with urllib.request.urlopen(f"{host}outliers.csv?{query}&share=0.1", timeout=30) as answer:
+def cookie_name(server):
+    return f"isthmus-{urllib.parse.urlsplit(server.url).port}"
+
+
+def test_a_token_lets_one_browser_in_once(server, admitted):
+    url = server.one_time_url()
+    with visitor().open(url, timeout=30) as answer:
+        cookie, body = answer.headers["Set-Cookie"], answer.read().decode()
+    assert cookie.startswith(f"{cookie_name(server)}=")
+    assert "; httponly; path=/; samesite=strict" in cookie.lower()
+    assert 'content="0; url=/"' in body
+    assert "token" not in body
+    assert [status(url), status(url, admitted), status(url.replace("/login", "/"))] == [403] * 3
+    assert status(server.url, admitted) == 200
+
+
+def test_with_the_cookie_page_and_download_come(server, admitted, tables):
+    assert status(server.url, admitted) == 200
+    with admitted.open(f"{server.url}outliers.csv?share=0.1", timeout=30) as answer:
         table = pd.read_csv(answer)
     assert table["row"].tolist() == tables.outliers(0.1).tolist()
-    assert [status(f"{host}outliers.csv?{query}{share}") for share in ("", "&share=2", "&share=x")] == [400] * 3
+    assert [status(f"{server.url}outliers.csv{share}", admitted) for share in ("", "?share=2", "?share=x")] == [400] * 3
 
 
-@pytest.mark.parametrize(
-    ("origin", "expected"),
-    [("http://127.0.0.1:{port}", 101), ("http://127.0.0.1:1", 403), ("https://example.org", 403)],
-)
-def test_connections_from_other_origins_are_refused(address, origin, expected):
-    url = urllib.parse.urlsplit(address)
+HOSTS = [
+    *(("127.0.0.1:{port}", 200), ("localhost:{port}", 200), ("LocalHost:{port}", 200), ("[::1]:{port}", 200)),
+    *(("127.0.0.1", 403), ("localhost:1", 403), ("example.org", 403), ("example.org:{port}", 403)),
+    *(("127.0.0.1.example.org:{port}", 403), ("localhost.:{port}", 403), ("127.0.0.2:{port}", 403)),
+]
+
+
+@pytest.mark.parametrize(("host", "expected"), HOSTS)
+@pytest.mark.parametrize("path", ["", "outliers.csv?share=0.1", "static/js/bokeh.min.js"])
+def test_a_name_from_elsewhere_that_points_here_is_refused(server, admitted, path, host, expected):
+    cookie, port = cookie_of(admitted), urllib.parse.urlsplit(server.url).port
+    headers = {"Host": host.format(port=port), "Cookie": f"{cookie.name}={cookie.value}"}
+    assert status(server.url + path, **headers) == expected
+
+
+def handshake(server, origin, cookie=None):
+    """The status of an answer to a page of an origin that wants to connect."""
+    url = urllib.parse.urlsplit(server.url)
     upgrade = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -501,58 +552,134 @@ def test_connections_from_other_origins_are_refused(address, origin, expected):
         "Sec-WebSocket-Protocol": "bokeh, none",
         "Sec-WebSocket-Version": "13",
         "Origin": origin.format(port=url.port),
+        **({"Cookie": f"{cookie.name}={cookie.value}"} if cookie else {}),
     }
     with closing(http.client.HTTPConnection(url.hostname, url.port, timeout=30)) as connection:
-        connection.request("GET", f"/ws?{url.query}", headers=upgrade)
+        connection.request("GET", "/ws", headers=upgrade)
         with connection.getresponse() as answer:
-            assert answer.status == expected
+            return answer.status
 
 
-def test_what_the_environment_says_of_bokeh_changes_none_of_it(address, monkeypatch):
+ORIGINS = [
+    *(("http://127.0.0.1:{port}", 101), ("http://localhost:{port}", 101), ("http://[::1]:{port}", 101)),
+    *(("http://127.0.0.1:1", 403), ("https://example.org", 403), ("http://example.org:{port}", 403), ("null", 403)),
+]
+
+
+@pytest.mark.parametrize(("origin", "expected"), ORIGINS)
+def test_connections_from_other_origins_are_refused(server, admitted, origin, expected):
+    assert handshake(server, origin, cookie_of(admitted)) == expected
+    assert handshake(server, origin) == 403
+
+
+def test_what_the_environment_says_of_bokeh_changes_none_of_it(server, admitted, monkeypatch):
     monkeypatch.setenv("BOKEH_RESOURCES", "cdn")
     monkeypatch.setenv("BOKEH_ALLOW_WS_ORIGIN", "*")
-    with urllib.request.urlopen(address, timeout=30) as answer:
+    with admitted.open(server.url, timeout=30) as answer:
         page = answer.read().decode()
     sources = re.findall('src="([^"]*)"', page)
     assert len(sources) > 1
     assert all(source.startswith("/static/js/") for source in sources)
-    test_connections_from_other_origins_are_refused(address, "https://example.org", 403)
+    assert handshake(server, "https://example.org", cookie_of(admitted)) == 403
 
 
-def test_a_port_in_use_is_said(address, tables):
-    port = int(address.split(":")[2].split("/")[0])
+def access_lines(caplog, count):
+    """What tornado has logged; an answer comes before its line."""
+    end = time.monotonic() + 30
+    while True:
+        lines = [record.getMessage() for record in caplog.records if record.name.startswith("tornado")]
+        if sum("/login" in line for line in lines) >= count or time.monotonic() > end:
+            return lines
+        time.sleep(0.01)
+
+
+def test_log_lines_hold_no_token_and_no_query(server, caplog):
+    caplog.set_level(logging.DEBUG)
+    opener, url = visitor(), server.one_time_url()
+    token = url.partition("token=")[2]
+    assert [status(url, opener), status(url), status(f"{server.url}?token={token}")] == [200, 403, 403]
+    assert status(f"{server.url}outliers.csv?share=0.1", opener) == 200
+    assert status(url, Host="example.org") == 403
+    lines = access_lines(caplog, 3)
+    assert sum("/login" in line for line in lines) == 3
+    assert sum("/outliers.csv" in line for line in lines) == 1
+    assert not any("?" in line or token in line or cookie_of(opener).value in line for line in lines)
+
+
+@pytest.fixture
+def browsers(monkeypatch):
+    """The addresses that browsers were started with: what other users see of their command lines."""
+    started = []
+    monkeypatch.setattr("webbrowser.open", lambda url: started.append(url) or True)
+    return started
+
+
+def test_a_browser_is_told_the_token_by_a_file_of_the_user_alone(tables, browsers, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = os.umask(0)
+    try:
+        with serving(tables) as served:
+            assert served.open_browser()
+            (url,) = browsers
+            path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+            assert url == path.as_uri()
+            assert path.parent.parent == tmp_path
+            assert [stat.S_IMODE(p.stat().st_mode) for p in (path, path.parent)] == [0o600, 0o700]
+            target = re.search(r'url=([^"]*)"', path.read_text())[1]
+            opener = visitor()
+            assert status(target, opener) == 200
+            assert list(tmp_path.iterdir()) == []
+            assert [status(target), status(served.url, opener)] == [403, 200]
+            assert served.open_browser()
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        os.umask(before)
+
+
+def test_a_port_in_use_is_said(server, tables):
+    port = urllib.parse.urlsplit(server.url).port
     with pytest.raises(InputError, match="another --port"):
         server_class()(tables, port=port)
 
 
 @pytest.fixture
 def heeds_ctrl_c():
-    """As in a terminal: a program that is started in the background ignores it."""
+    """As in a terminal: a program that is started in the background ignores it; each has a loop of its own."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     yield
+    asyncio.set_event_loop(None)
+    loop.close()
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("heeds_ctrl_c")
-def test_the_command_prints_the_address_serves_and_ends_with_ctrl_c(tables, tmp_path, capsys):
+@pytest.mark.parametrize("browser", ["refused", "none", "opened"])
+def test_the_command_prints_the_address_serves_and_ends_with_ctrl_c(browser, tables, tmp_path, capsys, monkeypatch):
     isthmus.save(tables.fitted, tmp_path / "model")
     mixed().to_parquet(tmp_path / "table.parquet")
-    found = []
+    monkeypatch.setattr("webbrowser.open", lambda _: browser == "opened")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    answers = []
 
     def visit():
-        out, end = "", time.monotonic() + 60
+        out, end = "", time.monotonic() + 300  # on a busy machine
         try:
             while "\n" not in out and time.monotonic() < end:
                 time.sleep(0.05)
                 out += capsys.readouterr().out
-            found.extend([out, status(out.split()[0])])
+            answers.extend([out, status(out.split()[0])])
         finally:
             _thread.interrupt_main()
 
-    visitor = threading.Thread(target=visit)
-    visitor.start()
-    arguments = ["explore", tmp_path / "model", tmp_path / "table.parquet", "--no-browser", "--rows", "20"]
+    visiting = threading.Thread(target=visit)
+    visiting.start()
+    arguments = ["explore", tmp_path / "model", tmp_path / "table.parquet", "--rows", "20"]
+    arguments += ["--no-browser"] if browser == "refused" else []
     assert cli.main([str(argument) for argument in arguments]) == 0
-    visitor.join(60)
-    assert found[0].count("\n") == 1
-    assert found[1] == 200
+    visiting.join(300)
+    address, answer = answers
+    assert address.count("\n") == 1
+    assert (("token" in address), answer) == ((False, 403) if browser == "opened" else (True, 200))
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "table.parquet"}

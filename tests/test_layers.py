@@ -10,8 +10,8 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # Modules of the same level never import one another, but for those of one folder.
 LEVELS = {
-    0: {"errors"},
-    1: {"autodiff", "latents", "levels", "matrices", "networks"},
+    0: {"errors", "interrupts"},
+    1: {"autodiff", "disk", "latents", "levels", "matrices", "networks", "pipes"},
     2: {"volume"},
     3: {"flow"},
     4: {"flows", "ambient", "objective", "metrics", "data", "columns"},

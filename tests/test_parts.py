@@ -91,7 +91,7 @@ def test_the_next_run_computes_only_what_is_missing(fitted, table, frame, tmp_pa
     assert [next(begun), next(begun)] == [0, 1]
     begun.close()
     times = [job.path(part).stat().st_mtime_ns for part in (0, 1)]
-    (tmp_path / "out" / ".part-00002.parquet.part").write_bytes(b"what a killed run left")
+    (tmp_path / "out" / f".{'5' * 32}.part").write_bytes(b"what a killed run left")
     again = Parts(fitted, table, tmp_path / "out")
     assert list(again.write()) == list(range(2, len(job)))
     assert [job.path(part).stat().st_mtime_ns for part in (0, 1)] == times

@@ -43,8 +43,17 @@ BAD = {
     "{support: {kind: sfere}}": "did you mean 'sphere'?",
     "{flow: {kind: bijective}, training: {noise: [0.1, 1.0]}}": "to be told noise of a range",
     "{seed: -1}": "got -1",
+    "{seed: 0x10000000000000000}": "the integer 18446744073709551616, beyond 2^32",
+    "{training: {learning_rate: .inf}}": "training.learning_rate: Input should be a finite number; got inf",
+    "{training: {learning_rate: inf}}": "training.learning_rate: Input should be a finite number; got 'inf'",
+    "{training: {weight_decay: 1.0e+999}}": "training.weight_decay: Input should be a finite number",
+    "{training: {max_time: .nan}}": "training.max_time",
+    "{training: {noise: .inf}}": "training.noise",
+    "{flow: {latent: {kind: student_t, df: .inf}}}": "df: Input should be a finite number",
+    "{objective: {beta: .inf}}": "beta",
+    "{seed: 1, seed: 2}": "the key 'seed' twice",
     "[1, 2]": "got list",
-    "{a: [": "expected a recipe in YAML",
+    "{a: [": "expected a recipe in plain YAML",
 }
 
 
@@ -94,6 +103,7 @@ def test_every_registered_name_can_be_asked_for(registry):
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 9)}]}}\n" for k in range(1, 12))
 ODD = {
     "deep": "[" * 100_000,
     "no date": "seed: 2001-13-45",
@@ -101,6 +111,16 @@ ODD = {
     "bomb as a value": f"{BOMB}seed: *i",
     "bomb as an option": f"{BOMB}flow: {{network: {{kind: mlp, width: *i}}}}",
     "long": "seed: " + "9" * 10_000,
+    "hexadecimal": "seed: 0x" + "f" * 8_000,
+    "sexagesimal": "training: {max_time: " + "1:" * 4_000 + "1.5}",
+    "merge keys": MERGES,
+    "one merge key": "training: {<<: {max_steps: 3}}",
+    "an anchor": "seed: &a 3",
+    "a tag": "seed: !!bool maybe",
+    "an unknown tag": "seed: !!python/name:os.system",
+    "a key twice": "seed: 3\nseed: 4",
+    "a key twice, deep": "{flow: {network: {width: 3, width: 4}}}",
+    "a key that is no text": "{[1]: 2}",
     "larger than any": "#" * 2_000_000,
 }
 

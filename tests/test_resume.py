@@ -202,7 +202,7 @@ def test_a_disk_that_is_full_stops_with_one_line_and_the_last_checkpoint_stays(m
 
     def full(file):
         saves.append(file)
-        if len(saves) == 41:  # file and folder are flushed in turn
+        if len(saves) == 43:  # file and folder are flushed in turn, first those of the log
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(file)
 
@@ -300,6 +300,19 @@ def test_ctrl_c_is_heeded_after_the_step_and_the_fit_goes_on(monkeypatch, tmp_pa
     [path] = tmp_path.rglob("checkpoint.ckpt")
     assert torch.load(path, weights_only=True)["global_step"] == 7
     same_bits(fitted(tmp_path, recipe=STRAIGHT).model.state_dict(), whole.model.state_dict())
+
+
+def test_sigterm_in_a_training_of_a_program_without_a_handler_is_no_success(monkeypatch):
+    real = trainee.Trainee.training_step
+    step = lambda *arguments: (signal.raise_signal(signal.SIGTERM), real(*arguments))[1]  # noqa: E731
+    monkeypatch.setattr(trainee.Trainee, "training_step", step)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            fitted(None, recipe=STRAIGHT)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_an_unfinished_fit_of_something_else_is_refused_and_kept(monkeypatch, tmp_path):
@@ -476,7 +489,7 @@ def test_what_cannot_go_on_is_one_line_and_nothing_is_lost(command, monkeypatch,
         assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == kept
 
     refused("--resume", "model.run", "--seed", 3, because="got seed=3; leave it out")
-    refused("table.csv", "--resume", "model.run", "--force", because="got TABLE, --force; leave it out")
+    refused("table.csv", "--resume", "model.run", "--force", because="got TABLE; leave it out")
     refused("--resume", "table.csv", because="expected a folder MODEL.run")
     refused("--resume", "nope.run", because="expected a folder MODEL.run")
     refused("table.csv", because="expected TABLE and -o MODEL")

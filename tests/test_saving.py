@@ -23,13 +23,24 @@ def old_and_new():
     return fit(ROWS, recipe=QUICK), fit(ROWS, recipe=QUICK.update(seed=1))
 
 
+def keep(folder):
+    """Files of a user's own, in the folder of a model."""
+    (folder / "notes.md").write_text("dear to me")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("main")
+
+
+def kept(folder):
+    return [(folder / name).read_text() for name in ("notes.md", ".git/HEAD")] == ["dear to me", "main"]
+
+
 class Crash(BaseException):
     """What no `except OSError` sees."""
 
 
 STEPS = [
-    *((os, name) for name in ("rename", "fsync", "mkdir", "chmod", "open")),
-    *((Path, name) for name in ("rename", "write_text", "chmod", "open")),
+    *((os, name) for name in ("replace", "fsync", "mkdir", "chmod", "open")),
+    *((Path, name) for name in ("rename", "rmdir", "write_text", "chmod", "open")),
     *((tempfile, "mkdtemp"), (shutil, "rmtree"), (safetensors.torch, "save_file"), (folders, "sync")),
 ]
 
@@ -67,6 +78,7 @@ def test_whatever_fails_the_old_or_the_new_model_stands(step, error, old_and_new
     old, new = old_and_new
     folder, at, called = tmp_path / "model", 0, True
     save(old, folder)
+    keep(folder)
     while called:
         at += 1
         with monkeypatch.context() as patch:
@@ -76,9 +88,9 @@ def test_whatever_fails_the_old_or_the_new_model_stands(step, error, old_and_new
         stands = load(folder).recipe
         assert stands in (old.recipe, new.recipe)
         assert failed or stands == new.recipe
-        assert folder.is_dir()
+        assert kept(folder)
         save(old, folder, force=True)
-    assert not list(tmp_path.glob(".model.replaced"))
+    assert kept(folder)
 
 
 KILLED = """
@@ -93,8 +105,8 @@ def counted(real):
         return real(*arguments, **options)
     return call
 fitted = isthmus.load(sys.argv[2])
-for owner, name in ((os, "fsync"), (pathlib.Path, "rename"), (pathlib.Path, "write_text"), (shutil, "rmtree"),
-                    (safetensors.torch, "save_file")):
+for owner, name in ((os, "fsync"), (os, "replace"), (pathlib.Path, "rename"), (pathlib.Path, "write_text"),
+                    (pathlib.Path, "rmdir"), (shutil, "rmtree"), (safetensors.torch, "save_file")):
     setattr(owner, name, counted(getattr(owner, name)))
 isthmus.save(fitted, sys.argv[3], force=True)
 """
@@ -103,21 +115,23 @@ isthmus.save(fitted, sys.argv[3], force=True)
 def test_a_killed_process_leaves_the_old_or_the_new_model(old_and_new, tmp_path):
     old, new = old_and_new
     source, folder = save(new, tmp_path / "source"), save(old, tmp_path / "model")
+    keep(folder)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     outcomes = []
-    for at in (5, 10, 14, 15, 16, 17, 18, 19, 20):
+    for at in (5, 13, 16, 18, 20, 22, 24, 25, 99):
         command = [sys.executable, "-c", KILLED, str(at), str(source), str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        outcomes.append((done.returncode, folder.exists(), load(folder).recipe == new.recipe))
+        halfway = (folder / ".isthmus-replacing" / "SHA256SUMS").exists()
+        outcomes.append((done.returncode, halfway, load(folder).recipe == new.recipe))
         assert load(folder).recipe in (old.recipe, new.recipe)
-        assert folder.is_dir()
+        assert kept(folder)
+        assert not (folder / ".isthmus-replacing").exists()
         save(old, folder, force=True)
-        assert not (tmp_path / ".model.replaced").exists()
-    assert (-signal.SIGKILL, False, False) in outcomes  # killed between the two renames
-    assert (-signal.SIGKILL, True, False) in outcomes
-    assert (-signal.SIGKILL, True, True) in outcomes
-    assert (0, True, True) in outcomes
+    assert (-signal.SIGKILL, False, False) in outcomes
+    assert (-signal.SIGKILL, True, True) in outcomes  # killed between the renames of two files
+    assert (-signal.SIGKILL, False, True) in outcomes
+    assert (0, False, True) in outcomes
 
 
 def test_a_file_larger_than_allowed_is_told(old_and_new, tmp_path):

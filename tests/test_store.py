@@ -19,6 +19,7 @@ from isthmus import FreeFormFlow, InputError, Recipe, fit, load, save, scoring
 from isthmus.data.tables import Schema
 from isthmus.store import FORMAT, MIGRATIONS
 from isthmus.store.folders import sign
+from isthmus.store.formats import SIGNED
 from isthmus.store.tensors import Budget
 
 ROWS = torch.randn(60, 3, dtype=torch.float64) @ torch.randn(3, 4, dtype=torch.float64)
@@ -145,7 +146,7 @@ def test_damage_is_told_in_one_line(damage, signed, fitted, tmp_path, unchecked)
     folder = save(fitted, tmp_path / "model")
     DAMAGE[damage](folder)
     if signed:
-        sign(folder, [name for name in ("config.json", "model.safetensors") if (folder / name).exists()])
+        sign(folder, [name for name in SIGNED if (folder / name).exists()])
     with pytest.raises(InputError) as refusal:
         load(folder)
     assert "\n" not in str(refusal.value)
@@ -188,7 +189,7 @@ def test_a_format_to_come_is_told(fitted, tmp_path):
 def test_the_checksums_are_those_of_coreutils(fitted, tmp_path):
     folder = save(fitted, tmp_path / "model")
     lines = [line.split("  ") for line in (folder / "SHA256SUMS").read_text().splitlines()]
-    assert [name for _, name in lines] == ["config.json", "model.safetensors"]
+    assert [name for _, name in lines] == ["config.json", "model.safetensors", "metrics.json"]
     for digest, name in lines:
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
@@ -201,7 +202,7 @@ def damaged(fitted, tmp_path, change, values=()):
     for name, value in values:
         tensors[name] = torch.full_like(tensors[name], value)
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
-    sign(folder, ["config.json", "model.safetensors"])
+    sign(folder, list(SIGNED))
     return folder
 
 
@@ -318,7 +319,7 @@ def test_a_mask_that_the_recipe_does_not_build_is_refused(tmp_path):
 def test_a_long_name_in_a_header_is_told_in_short(fitted, tmp_path):
     folder = save(fitted, tmp_path / "model")
     with_header(folder / "model.safetensors", lambda header: next(iter(header.values())).update(dtype="x" * 100_000))
-    sign(folder, ["config.json", "model.safetensors"])
+    sign(folder, list(SIGNED))
     with pytest.raises(InputError) as refusal:
         load(folder)
     assert len(str(refusal.value)) < 1_000

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import io
 import json
-import os
 import sys
 import time
 import zipfile
@@ -532,11 +531,6 @@ def test_an_archive_of_other_files_is_no_table(tmp_path):
             for name, content in members.items():
                 archive.writestr(name, content)
         fails(lambda: read_table(tmp_path / "t.npz"), "t.npz")
-
-
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "t.csv")
-    fails(lambda: read_table(tmp_path / "t.csv"), "pipe")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from isthmus.training import train
     from isthmus.volume import ESTIMATORS, Surrogate, Volume
 
+    __version__: str
+
 __all__ = [
     "ESTIMATORS",
     "FLOWS",
@@ -65,6 +67,12 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("isthmus")
     if name not in _HOME:
         raise AttributeError(f"module 'isthmus' has no attribute {name!r}")
     return getattr(importlib.import_module(f"isthmus.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

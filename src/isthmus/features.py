@@ -17,7 +17,6 @@ A new extractor is a subclass of `Extractor`, or of `Classifier` where it knows 
 import hashlib
 import json
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,10 +28,11 @@ from typing import Any, final
 import safetensors
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from isthmus.data.fetch import data_folder
+from isthmus.disk import write_durably
 from isthmus.errors import InputError
 from isthmus.networks.chains import Wiring, check_shape, normalised
 
@@ -241,14 +241,11 @@ class Recogniser(Classifier):
             InputError: it cannot be written.
         """
         record = json.dumps({"shape": self.shape, "classes": self.classes, "recipe": asdict(self.recipe)})
-        part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
+        weights = {name: t.contiguous() for name, t in self.state_dict().items()}
         try:
-            save_file({name: t.contiguous() for name, t in self.state_dict().items()}, part, {"recogniser": record})
-            os.replace(part, path)
-        except (OSError, safetensors.SafetensorError) as error:
+            write_durably(Path(path), to_bytes(weights, {"recogniser": record}))
+        except OSError as error:
             raise InputError(f"could not write {path}: {error}; choose another folder") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "Recogniser":

@@ -3,7 +3,6 @@
 Images of a model are points of the manifold, without the noise off it.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from isthmus.data.tables.pictures import grey_levels, png_grid, write_png
+from isthmus.disk import replacing
 from isthmus.errors import InputError
 from isthmus.flow import Context
 from isthmus.matrices import by_rows
@@ -73,14 +73,11 @@ def write(fitted: Fitted, frame: pd.DataFrame, folder: str | Path, *, seed: int 
     files = []
     for name, image in draw(fitted, frame, seed=seed).items():
         files.append(Path(folder) / f"{name}.png")
-        part = files[-1].with_name(f".{name}.png.part")
         try:
-            write_png(image, part)
-            os.replace(part, files[-1])
+            with replacing(files[-1]) as file:
+                write_png(image, file)
         except OSError as error:
             raise InputError(f"could not write {files[-1]}: {error.strerror}; choose another folder") from error
-        finally:
-            part.unlink(missing_ok=True)
     return files
 
 

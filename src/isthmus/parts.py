@@ -22,6 +22,7 @@ import pandas as pd
 from isthmus import scoring
 from isthmus.data.tables import Parquet
 from isthmus.data.tables.stream import Run, located, write_frames
+from isthmus.disk import is_plain, read_plain, sweep, write_durably
 from isthmus.errors import InputError
 from isthmus.store import Fitted
 
@@ -31,6 +32,7 @@ Verb = Literal["score", "encode"]
 
 ENGINES = ("local", "ray")
 _ROWS = 2**17
+_LARGEST_MANIFEST = 50_000_000  # bytes
 _MANIFEST = "_manifest.json"  # what begins with _ is no part for those who read the folder as one table
 
 
@@ -81,19 +83,20 @@ class Parts:
         """
         manifest, path = self._manifest(), self.folder / _MANIFEST
         try:
-            if path.exists():
-                _compare(json.loads(path.read_text()), manifest, self.folder)
+            if os.path.lexists(path):
+                _compare(json.loads(read_plain(path, _LARGEST_MANIFEST)), manifest, self.folder)
+                sweep(self.folder)
             else:
                 self.folder.mkdir(exist_ok=True)
                 if any(self.folder.iterdir()):
                     advice = "choose another name"
                     raise InputError(f"expected a new folder for the parts; got {self.folder}, which is not; {advice}")
-                temporary = path.with_name(f".{_MANIFEST}.part")
-                temporary.write_text(json.dumps(manifest, indent=1))
-                temporary.replace(path)
-        except (OSError, json.JSONDecodeError) as error:
+                write_durably(path, json.dumps(manifest, indent=1).encode())
+        except (OSError, ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"expected a folder for the parts; got {self.folder}: {error}; choose another") from error
-        return [part for part in range(len(self)) if not self.path(part).exists()]
+        return [part for part in range(len(self)) if not is_plain(self.path(part))]
 
     def write(self, engine: str = "local") -> Iterator[int]:
         """Compute the missing parts, and say of each when it is there.

@@ -40,6 +40,7 @@ from isthmus.latents import LATENTS
 from isthmus.levels import Levels, Range
 from isthmus.networks import NETWORKS, Count
 from isthmus.objective import OBJECTIVES, Objective
+from isthmus.pipes import is_pipe, read_pipe
 from isthmus.supports import SUPPORTS, Support
 
 __all__ = ["Part", "Recipe"]
@@ -47,7 +48,9 @@ __all__ = ["Part", "Recipe"]
 Auto = Literal["auto"]
 R = TypeVar("R", bound=BaseModel)
 
-_LARGEST = 1_000_000  # characters of a recipe
+_LARGEST = 100_000  # characters of a recipe
+_LONGEST = 40  # digits of a number
+_LARGEST_INTEGER = 2**32
 
 # Arguments that the data or other parts of a recipe decide; nor does a recipe hold modules.
 _FROM_DATA = {"self", "data_dim", "latent_dim", "context_dim", "dim", "latent", "levels", "rows", "columns"}
@@ -60,12 +63,51 @@ def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads plain YAML: no anchors, aliases, merge keys and tags, no key twice, no number of over `_LONGEST` digits.
+
+    Aliases and merge keys make gigabytes of a few hundred bytes, and a recipe needs none.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        for extra in ("anchor", "tag"):
+            if getattr(event, extra, None) is not None:  # of an alias, the name that it refers to
+                refused = f"an anchor, alias or tag, {reprlib.repr(getattr(event, extra))}"
+                raise yaml.MarkedYAMLError(problem=refused, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse `<<`, and what stands twice."""
+        names: set[str] = set()
+        for name in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if name == "<<" or name in names:
+                refused = "a merge key" if name == "<<" else f"the key {reprlib.repr(name)} twice"
+                raise yaml.MarkedYAMLError(problem=refused, problem_mark=node.start_mark)
+            names.add(name)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Return a number whose text is no longer than any number needs; an integer within 2^32, as none needs more."""
+        if len(node.value) > _LONGEST:
+            raise yaml.MarkedYAMLError(problem=f"a number of {len(node.value)} digits", problem_mark=node.start_mark)
+        if node.tag != "tag:yaml.org,2002:int":
+            return self.construct_yaml_float(node)
+        number = self.construct_yaml_int(node)
+        if abs(number) > _LARGEST_INTEGER:
+            raise yaml.MarkedYAMLError(problem=f"the integer {number}, beyond 2^32", problem_mark=node.start_mark)
+        return number
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
+
+
 def _read_yaml(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"expected a recipe in YAML; got {reason}; correct it") from error
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        raise InputError(f"expected a recipe in plain YAML; got {reason}; correct it") from error
 
 
 def _assign(record: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -85,19 +127,24 @@ def _validated(model: type[R], record: Mapping[str, Any], where: str) -> R:
 
 def _first_error(model: type[BaseModel], error: ValidationError, where: str) -> str:
     first = error.errors()[0]
-    path = [str(key) for key in first["loc"]]
     if first["type"] == "value_error":
         return f"{where}: {first['msg'].removeprefix('Value error, ')}"
-    if first["type"] != "extra_forbidden":
-        return f"{where}: {'.'.join(path)}: {first['msg']}; got {reprlib.repr(first['input'])[:100]}"
+    keys: list[str] = []
+    fields: Mapping[str, Any] = {}
     owner: Any = model
-    for key in path[:-1]:
-        owner = owner.model_fields[key].annotation
-    return f"{where}: unknown key {'.'.join(path)!r}{nearest(path[-1], owner.model_fields)}"
+    for key in map(str, first["loc"]):
+        if not hasattr(owner, "model_fields"):  # what follows names a part of a type
+            break
+        keys.append(key)
+        fields = owner.model_fields
+        owner = fields[key].annotation if key in fields else None
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {'.'.join(keys)}: {first['msg']}; got {reprlib.repr(first['input'])[:100]}"
+    return f"{where}: unknown key {'.'.join(keys)!r}{nearest(keys[-1], fields)}"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Part(_Record):
@@ -108,7 +155,7 @@ class Part(_Record):
         64
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     kind: str
 
     @property
@@ -161,7 +208,7 @@ def _signature(named: Callable[..., Any], part: type[Part]) -> type[BaseModel]:
         if p.name not in _FROM_DATA and p.annotation is not nn.Module
     }
     own = {name: (field.annotation, field) for name, field in part.model_fields.items()}
-    return create_model(named.__name__, __config__=ConfigDict(extra="forbid"), **{**fields, **own})
+    return create_model(named.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **{**fields, **own})
 
 
 class NetworkPart(Part):
@@ -372,7 +419,7 @@ class Recipe(_Record):
         """Read YAML text, then apply settings of the form `training.max_steps=100`.
 
         Args:
-            text: YAML, read by `safe_load`; may be empty.
+            text: YAML, plain, without anchors, merge keys and tags; may be empty.
             settings: `dotted.key=value` pairs, the value read as YAML.
 
         Returns:
@@ -399,10 +446,13 @@ class Recipe(_Record):
 
     @classmethod
     def read(cls, path: Path, settings: Sequence[str] = ()) -> "Recipe":
-        """Read a YAML file; see `parse`."""
+        """Read a YAML file, or a pipe; see `parse`."""
         try:
-            with path.open() as file:
-                text = file.read(_LARGEST + 1)
+            if is_pipe(path):
+                text = read_pipe(path).decode()
+            else:
+                with path.open(encoding="utf-8") as file:
+                    text = file.read(_LARGEST + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"expected a recipe file at {path}; got {error}; give a readable YAML file") from error
         if len(text) > _LARGEST:

@@ -6,40 +6,88 @@
     checkpoint.ckpt  the training as it was at a step, see `isthmus.training`
     log.csv          one line a validation; beside it events for TensorBoard where that is installed
 
-Every file but the log is written under another name, flushed to the disk and renamed, so that one is always whole.
+Every file but the log is whole at any time, see `isthmus.disk`. Under these names there are nothing but files, and the
+folders of short trainings: a link or a pipe is refused, lest something outside is written to. What else a user keeps in
+the folder is left alone. What `run.json` says never replaces a model; only a command line does.
 """
 
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from isthmus.data.tables.wording import one_line
+from isthmus.disk import is_unfinished, read_plain, sweep, write_durably
 from isthmus.errors import InputError
-from isthmus.store.folders import sync
 
 __all__ = [
     "CHECKPOINT",
+    "Command",
+    "Record",
+    "check_run",
     "digest",
     "finish_run",
     "open_run",
     "read_record",
     "remembered",
     "weights_of",
-    "write_durably",
     "writing",
 ]
 
 CHECKPOINT = "checkpoint.ckpt"
 _RECORD, _DECISIONS, _LOCK = "run.json", "decisions.json", "lock"
 _SUFFIX = ".run"
+_LARGEST = 50_000_000  # bytes of a record
+
+_BEGUN = {_RECORD, _LOCK, "recipe.yaml", "table.csv"}  # what a command begins with
+_FILES = re.compile("|".join(map(re.escape, (*_BEGUN, _DECISIONS, CHECKPOINT, "log.csv", "hparams.yaml"))))
+_EVENTS = re.compile(r"events\.out\.tfevents\..*")  # of TensorBoard
+_FOLDERS = re.compile(r"curved|straight|latent_dim_\d+")
+
+
+class Command(BaseModel):
+    """What the command line asked for."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    arguments: list[str]
+    table: str | list[str] | None
+    sha256: str | None
+    targets: list[str]
+    force: bool
+    report: bool
+    network_named: bool
+    max_unpacked: int | None = None
+
+
+class Record(BaseModel):
+    """What a run is, `run.json`.
+
+    Attributes:
+        command: what the command line asked for; None where a function was called.
+        of: what makes it this run and no other, values of JSON by name.
+        finished: whether it came to its end.
+        saving: whether the model was about to be written.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    command: Command | None = None
+    of: dict[str, Any] | None = None
+    finished: bool = False
+    saving: bool = False
 
 
 @contextmanager
@@ -59,33 +107,6 @@ def writing(folder: Path) -> Iterator[None]:
             f"expected to write to {folder}; got {error.strerror or error}; make room or put it right; what was saved "
             "before is kept"
         ) from error
-
-
-def write_durably(path: Path, content: bytes | memoryview) -> None:
-    """Replace a file at once: whenever the machine stops, the old content is there or the new one.
-
-    Args:
-        path: the file; its folder must exist.
-        content: all of it.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_durably(Path(folder, "a"), b"1")
-        ...     [entry.name for entry in Path(folder).iterdir()]
-        ['a']
-    """
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)  # half a file would keep a full disk full
-        raise
-    sync(path.parent)
 
 
 def digest(*parts: object) -> str:
@@ -124,29 +145,75 @@ def weights_of(module: nn.Module) -> list[object]:
     return [part for name, value in module.state_dict().items() for part in (name, value.double())]
 
 
-def read_record(run_dir: Path) -> dict[str, Any]:
-    """What `run.json` says; nothing where there is none.
+def check_run(run_dir: Path) -> None:
+    """Refuse the folder of a run where something else than a file or a folder has a name that a run writes to.
+
+    Args:
+        run_dir: the run's folder; it need not be there.
+
+    Raises:
+        InputError: something else is there, a link or a pipe for example.
+
+    Example:
+        >>> check_run(Path("no-such-folder"))
+    """
+    for entry in _entries(run_dir):
+        is_folder = bool(_FOLDERS.fullmatch(entry.name))
+        if not (is_folder or _is_file(entry.name)):
+            continue
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
+            expected = "folder" if is_folder else "file"
+            raise InputError(f"expected a {expected} {entry.path}; got a link, pipe or something else; remove it")
+        if is_folder:
+            check_run(Path(entry.path))
+
+
+def _is_file(name: str) -> bool:
+    return bool(_FILES.fullmatch(name) or _EVENTS.fullmatch(name)) or is_unfinished(name)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected the folder of a fit in {folder}; got {error}; choose another") from error
+
+
+def read_record(run_dir: Path) -> Record:
+    """Read `run.json`; an empty record where there is none.
 
     Args:
         run_dir: the run's folder.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or of another version.
 
     Example:
-        >>> read_record(Path("no-such-folder"))
-        {}
+        >>> read_record(Path("no-such-folder")).command
     """
-    return _read(run_dir / _RECORD)
+    path = run_dir / _RECORD
+    try:
+        return Record.model_validate(_read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        got = one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        raise InputError(
+            f"expected a run of this version of isthmus in {path}; got {got}; remove {run_dir} to start over"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(read_plain(path, _LARGEST))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected JSON in {path}; got {error}; remove {path.parent} to start over") from error
+    except (OSError, ValueError, RecursionError) as error:
+        got = one_line(error)
+        raise InputError(f"expected JSON in {path}; got {got}; remove {path.parent} to start over") from error
     if not isinstance(record, dict):
         raise InputError(f"expected names and values in {path}; got others; remove {path.parent} to start over")
     return record
@@ -176,20 +243,33 @@ def open_run(run_dir: Path, of: Mapping[str, Any]) -> None:
         ...
         isthmus.errors.InputError: expected the data that the unfinished run in ... began with; got another; ...
     """
+    check_run(run_dir)
     record = read_record(run_dir)
-    before = record.get("of", of)
+    if record == Record():
+        _check_unused(run_dir)
+    before = of if record.of is None else record.of
     other = [name for name in of if before.get(name) != of[name]]
-    if other and not record.get("finished"):
+    if other and not record.finished:
         raise InputError(
             f"expected the {' and '.join(other)} that the unfinished run in {run_dir} began with; got another; go on "
             "with the same, or remove that folder to start over"
         )
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
+        sweep(run_dir)
         if other:
             for name in (_DECISIONS, CHECKPOINT):
                 (run_dir / name).unlink(missing_ok=True)
-        _write(run_dir / _RECORD, {**record, "of": dict(of), "finished": False})
+        _write(run_dir / _RECORD, record.model_copy(update={"of": dict(of), "finished": False}).model_dump())
+
+
+def _check_unused(run_dir: Path) -> None:
+    """Refuse a folder without `run.json` where a run would replace a user's files."""
+    names = [entry.name for entry in _entries(run_dir) if entry.name not in _BEGUN]
+    taken = [name for name in names if _is_file(name) or _FOLDERS.fullmatch(name)]
+    if taken:
+        got = f"one that has {taken[0]} and no {_RECORD}"
+        raise InputError(f"expected a folder for a new run in {run_dir}; got {got}; choose another")
 
 
 def finish_run(run_dir: Path) -> None:
@@ -213,7 +293,7 @@ def note(run_dir: Path, **entries: Any) -> None:
 
     Args:
         run_dir: the run's folder.
-        entries: values of JSON by name.
+        entries: fields of a `Record` by name.
 
     Raises:
         InputError: it cannot be written.
@@ -222,11 +302,12 @@ def note(run_dir: Path, **entries: Any) -> None:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> note(folder, saving=True)
-        >>> read_record(folder)
-        {'saving': True}
+        >>> read_record(folder).saving
+        True
     """
+    record = Record.model_validate(dict(read_record(run_dir)) | entries)
     with writing(run_dir):
-        _write(run_dir / _RECORD, {**read_record(run_dir), **entries})
+        _write(run_dir / _RECORD, record.model_dump())
 
 
 def remembered(run_dir: Path | None, name: str, compute: Callable[[Path | None], Any]) -> Any:
@@ -253,7 +334,7 @@ def remembered(run_dir: Path | None, name: str, compute: Callable[[Path | None],
         known[name] = compute(run_dir / name)
         with writing(run_dir):
             _write(run_dir / _DECISIONS, known)
-    shutil.rmtree(run_dir / name, ignore_errors=True)
+    _remove(run_dir / name)
     return known[name]
 
 
@@ -285,55 +366,101 @@ def model_of(run_dir: Path) -> Path:
         ...
         isthmus.errors.InputError: expected a folder MODEL.run that `isthmus fit` left; got iris; check the path
     """
-    if run_dir.name.removesuffix(_SUFFIX) in ("", run_dir.name) or "command" not in read_record(run_dir):
-        raise InputError(f"expected a folder MODEL{_SUFFIX} that `isthmus fit` left; got {run_dir}; check the path")
+    command_of(run_dir)
     return run_dir.with_name(run_dir.name.removesuffix(_SUFFIX))
 
 
-def begin(run_dir: Path, command: Mapping[str, Any], files: Mapping[str, bytes], *, force: bool = False) -> None:
+def command_of(run_dir: Path) -> Command:
+    """Read what the command line asked for that began a run.
+
+    Args:
+        run_dir: the run's folder.
+
+    Raises:
+        InputError: no command began a run there.
+
+    Example:
+        >>> command_of(Path("iris"))
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected a folder MODEL.run that `isthmus fit` left; got iris; check the path
+    """
+    named, link = run_dir.name.removesuffix(_SUFFIX) not in ("", run_dir.name), os.path.islink(run_dir)
+    if named and not link:
+        check_run(run_dir)
+    command = read_record(run_dir).command if named and not link else None
+    if command is None:
+        got = f"{run_dir}, a link" if link else run_dir
+        raise InputError(f"expected a folder MODEL{_SUFFIX} that `isthmus fit` left; got {got}; check the path")
+    return command
+
+
+def begin(run_dir: Path, command: Command, files: Mapping[str, bytes]) -> None:
     """Make the folder of a command's run; it is there as a whole or not at all.
 
     Args:
         run_dir: the folder.
-        command: what the command is to do, values of JSON by name.
+        command: what is asked for; with `force` an unfinished run that is there is given up.
         files: their content by name.
-        force: whether an unfinished run that is there is given up.
 
     Raises:
-        InputError: there is an unfinished run, or the folder cannot be written.
+        InputError: there is an unfinished run, or something else, or the folder cannot be written.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp()) / "iris.run"
-        >>> begin(folder, {"table": "iris.csv"}, {"recipe.yaml": b""})
-        >>> read_record(folder)
-        {'command': {'table': 'iris.csv'}}
+        >>> command = Command(
+        ...     arguments=[], table="a.csv", sha256=None, targets=[], force=False, report=True, network_named=False
+        ... )
+        >>> begin(folder, command, {"recipe.yaml": b""})
+        >>> command_of(folder).table
+        'a.csv'
     """
     with writing(run_dir.parent):
-        if run_dir.exists():
-            if not force:
-                raise InputError(
-                    f"expected no unfinished fit; got {run_dir}; {_way_on(run_dir)} goes on, --force starts over"
-                )
-            model_of(run_dir)
-            with _locked(run_dir):
-                end(run_dir)
-        new = run_dir.with_name(f".{run_dir.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        for name, content in files.items():
-            write_durably(new / name, content)
-        _write(new / _RECORD, {"command": dict(command)})
-        new.rename(run_dir)
+        if os.path.lexists(run_dir):
+            _give_up(run_dir, force=command.force)
+        new = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}.", dir=run_dir.parent))
+        try:
+            for name, content in files.items():
+                write_durably(new / name, content)
+            _write(new / _RECORD, Record(command=command).model_dump())
+            new.chmod(0o755)
+            new.rename(run_dir)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def _give_up(run_dir: Path, *, force: bool) -> None:
+    """Remove an unfinished run, if it is to be; refuse to where the folder has anything else."""
+    before = command_of(run_dir)
+    if not force:
+        way_on = _way_on(run_dir, force=before.force)
+        raise InputError(f"expected no unfinished fit; got {run_dir}; {way_on} goes on, --force starts over")
+    with _locked(run_dir):
+        if others := _others(run_dir):
+            raise InputError(f"expected nothing but an unfinished fit in {run_dir}; got {others[0]}; move it elsewhere")
+        end(run_dir)
+
+
+def _others(folder: Path) -> list[str]:
+    """Find what is in the folder of a run and was not written by it."""
+    others = []
+    for entry in _entries(folder):
+        if _FOLDERS.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+            others += _others(Path(entry.path))
+        elif not (_is_file(entry.name) and entry.is_file(follow_symlinks=False)):
+            others.append(entry.path)
+    return others
 
 
 @contextmanager
-def going_on(run_dir: Path, *, new: bool) -> Iterator[None]:
+def going_on(run_dir: Path, *, new: bool, force: bool = False) -> Iterator[None]:
     """One process at a time works on a command's run; where it is stopped, it is said how to go on.
 
     Args:
         run_dir: the folder.
         new: whether it was just begun: then it is removed where it is stopped before anything was saved.
+        force: whether it is to replace a model, which is to be said again.
 
     Raises:
         InputError: another process works on it; or what was raised, and how to go on.
@@ -345,11 +472,11 @@ def going_on(run_dir: Path, *, new: bool) -> Iterator[None]:
         except InputError as error:
             if new and _is_bare(run_dir):
                 raise
-            raise InputError(f"{error}; {_way_on(run_dir)} goes on") from error
+            raise InputError(f"{error}; {_way_on(run_dir, force=force)} goes on") from error
         except KeyboardInterrupt:
             if new and _is_bare(run_dir):
                 raise
-            raise KeyboardInterrupt(f"{_way_on(run_dir)} goes on") from None
+            raise KeyboardInterrupt(f"{_way_on(run_dir, force=force)} goes on") from None
         finally:
             if new and _is_bare(run_dir):
                 end(run_dir)
@@ -361,7 +488,7 @@ def _is_bare(run_dir: Path) -> bool:
 
 
 def end(run_dir: Path) -> None:
-    """Remove the folder of a run: it is there as a whole or not at all.
+    """Remove the folder of a run: it is there as a whole or not at all. Where a user keeps files in it, these stay.
 
     Args:
         run_dir: the folder.
@@ -373,11 +500,23 @@ def end(run_dir: Path) -> None:
         >>> folder.exists()
         False
     """
-    if run_dir.exists():
-        aside = run_dir.with_name(f".{run_dir.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
+    if _others(run_dir):
+        _remove(run_dir)
+    elif run_dir.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}.", dir=run_dir.parent))
         run_dir.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove what a run wrote to its folder, and the folder if nothing else is in it."""
+    with suppress(OSError):
+        for entry in _entries(folder):
+            if _is_file(entry.name):
+                os.unlink(entry.path)
+            elif _FOLDERS.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                _remove(Path(entry.path))
+        folder.rmdir()
 
 
 @contextmanager
@@ -391,5 +530,5 @@ def _locked(run_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def _way_on(run_dir: Path) -> str:
-    return f"`isthmus fit --resume {shlex.quote(str(run_dir))}`"
+def _way_on(run_dir: Path, *, force: bool) -> str:
+    return f"`isthmus fit --resume {shlex.quote(str(run_dir))}{' --force' * force}`"

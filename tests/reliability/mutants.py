@@ -176,6 +176,7 @@ def replace_file(path, rng):
 
 def mutate_model(folder, rng):
     from isthmus.store.folders import sign
+    from isthmus.store.formats import SIGNED
 
     name = rng.choice(
         ["config.json"] * 5 + ["model.safetensors"] * 6 + ["metrics.json", "log.csv", "recipe.yaml", "SHA256SUMS"]
@@ -196,7 +197,7 @@ def mutate_model(folder, rng):
             data = flip(data, rng)
     path.write_bytes(data)
     if signed and rng.random() < 0.7:
-        sign(folder, ("config.json", "model.safetensors"))
+        sign(folder, tuple(SIGNED))
 
 
 def use_model(folder, sound, rng):

@@ -60,10 +60,10 @@ MOMENTS = {  # in the order of a run: from which call on, at which call, how oft
     "a step": (TRAINING, "isthmus.training.trainee:Trainee.training_step", 40),
     "a validation": (TRAINING, "isthmus.training.judging:noise_sigma", 3),
     "within a checkpoint": (TRAINING, "os:fsync", 4),
-    "before a checkpoint's name": (TRAINING, "pathlib:Path.replace", 4),
+    "before a checkpoint's name": (TRAINING, "os:replace", 4),
     "the refit": (START, "isthmus.fitting:refit_density", 1),
     "writing the model": ("isthmus.store:_write", "os:fsync", 3),
-    "before the model's name": (START, "isthmus.store.folders:_replace", 1),
+    "before the model's name": (START, "isthmus.store.folders:_commit", 1),
     "removing the folder": ("isthmus.store:save", "shutil:rmtree", 3),
 }
 FEW = ("searching the dimension", "within a checkpoint", "before the model's name")

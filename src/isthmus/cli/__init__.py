@@ -6,6 +6,7 @@ with exit code 1. Whatever is slow to import is imported by the verb that needs 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,6 +17,7 @@ import typer
 from isthmus.cli import fit, rows, show  # noqa: F401 (each adds its verbs, in the order of the help)
 from isthmus.cli.common import ARGUMENTS, app, say
 from isthmus.errors import InputError
+from isthmus.interrupts import interruptible
 
 __all__ = ["app", "main"]
 
@@ -27,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line if not given.
 
     Returns:
-        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 130 after Ctrl-C; 141
-        where the reader of a pipe has gone.
+        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 130 after Ctrl-C, 143
+        after SIGTERM, 129 after SIGHUP; 141 where the reader of a pipe has gone.
 
     Example:
         >>> main(["list", "flows"])  # doctest: +ELLIPSIS
@@ -36,19 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ...
         0
     """
-    try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
-    except (InputError, typer.TyperException) as error:
-        return _fail(error)
-    except BrokenPipeError:
-        sys.stdout = None  # what is left in its buffer cannot be written at exit
-        return 141
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
-            raise  # only Lightning's is Ctrl-C in disguise
-        way_on = str(stop) if isinstance(stop, KeyboardInterrupt) else ""
-        say(f"isthmus: interrupted; {way_on or 'nothing was written'}")
-        return 130
+    with interruptible() as interruption:
+        try:
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+        except (InputError, typer.TyperException) as error:
+            return _fail(error)
+        except BrokenPipeError:
+            sys.stdout = None  # what is left in its buffer cannot be written at exit
+            return 141
+        except KeyboardInterrupt as stop:
+            say(f"isthmus: interrupted; {str(stop) or 'nothing was written'}")
+            return interruption.code
+        if interruption.signal in (None, signal.SIGINT):  # a verb may end well with Ctrl-C
+            return code
+        say(f"isthmus: interrupted by {interruption.signal.name} at the end; what was written is whole")
+        return interruption.code
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -66,13 +70,20 @@ def _run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
 
 
-@app.callback()
-def _options(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    if show_version:
+def _print_version(asked: bool) -> bool:
+    if asked:
         sys.stdout.write(f"isthmus {version('isthmus')}\n")
         raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def _fail(error: Exception) -> int:

@@ -22,13 +22,25 @@ ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # 
 app = typer.Typer(
     help="Learn the manifold that a table lies on, and the probability density on it.",
     epilog="A TABLE is a .csv, .tsv, .parquet, .feather, .npy or .npz file, a folder of images, or - for CSV on "
-    "standard input.",
+    "standard input. A pipe, as <(command) in a shell, is read as standard input is. A file or a model that exists is "
+    "replaced with --force, without it never; an input of the same command not even then.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+
+def _bytes(text: str) -> int:
+    """Read a size."""
+    from isthmus.data.tables import parse_size
+
+    try:
+        return parse_size(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
+
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Table with the columns of the fit; - for standard input.")]
@@ -54,14 +66,24 @@ Engine = Annotated[
     str,
     typer.Option(metavar="local|ray", help="With ray, the parts of a stream by many processes or machines."),
 ]
+MaxUnpacked = Annotated[
+    int | None,
+    typer.Option(
+        parser=_bytes,
+        metavar="SIZE",
+        help="Most that a compressed table may unpack to, such as 16GiB; by default 4GiB.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the random draw.", min=0, max=2**32 - 1)]
 
 
 def say(*lines: str) -> None:
-    """Lines on standard error."""
-    sys.stderr.writelines(f"{line}\n" for line in lines)
+    """Write lines to standard error; none where it is gone, as that of a closed terminal is."""
+    with contextlib.suppress(OSError):
+        sys.stderr.writelines(f"{line}\n" for line in lines)
 
 
 @contextlib.contextmanager
@@ -76,8 +98,9 @@ def busy(what: str) -> Iterator[Callable[[str], Any]]:
         yield status.update
 
 
-def load_model(model: Path, output: str | None = None) -> "Fitted":
-    """The model, after a look at whether the output can be written, so that no work is done in vain."""
+def load_model(model: Path, output: str | None = None, tables: Sequence[str] = (), *, force: bool = False) -> "Fitted":
+    """Read the model, after a look at whether the output may be written, so that no work is done in vain."""
+    from isthmus.cli.outputs import check_outputs
     from isthmus.data.tables import FORMATS
     from isthmus.store import load
 
@@ -86,14 +109,15 @@ def load_model(model: Path, output: str | None = None) -> "Fitted":
             raise InputError(f"expected an output that ends in {', '.join(FORMATS)}; got {output}; rename it")
         if not os.path.isdir(os.path.dirname(str(output)) or "."):
             raise InputError(f"expected an existing folder for {output}; got none; create it first")
+        check_outputs([Path(str(output))], tables, model, force=force)
     return load(model)
 
 
-def read(table: str) -> Any:
-    """A table as a frame."""
-    from isthmus.data.tables import read_table
+def read(table: str | Path, max_unpacked: int | None = None) -> Any:
+    """Read a table as a frame."""
+    from isthmus.data.tables import MOST_UNPACKED, read_table
 
-    return read_table(table)
+    return read_table(table, max_unpacked=MOST_UNPACKED if max_unpacked is None else max_unpacked)
 
 
 def is_long(tables: Sequence[str], *, stream: bool) -> bool:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isthmus import screens
-from isthmus.cli.common import ARGUMENTS, AsJson, AsStream, app, busy, is_long, say
+from isthmus.cli.common import ARGUMENTS, AsJson, AsStream, MaxUnpacked, app, busy, is_long, read, say
+from isthmus.cli.outputs import check_model_output
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
     from isthmus.recipe import Recipe
+    from isthmus.runs import Command
     from isthmus.store import Fitted
 
 __all__: list[str] = []  # verbs are typed, not called
@@ -52,12 +54,13 @@ def fit(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
     max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
+    max_unpacked: MaxUnpacked = None,
     stream: AsStream = False,
     devices: Annotated[
         int | None, typer.Option(metavar="N", help="Accelerators, or processes of the CPU, to train on.", min=1)
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a model, or an unfinished fit, that is already there.")
+        bool, typer.Option("--force", help="Replace the model, or give up the unfinished fit, that is already there.")
     ] = False,
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Write no report.html and no pictures into the folder.")
@@ -79,8 +82,11 @@ def fit(
     Several Parquet files or a folder of them are one long table, which need not fit into memory: a sample of at most
     250,000 rows is what everything is learnt from and chosen by, and the training sees all the others too.
 
-    While it works it keeps what it has learnt in MODEL.run, beside the model. After a crash or Ctrl-C
+    While it works it keeps what it has learnt in MODEL.run, beside the model. After a crash, Ctrl-C or SIGTERM
     `isthmus fit --resume MODEL.run` goes on from there and ends with the same model.
+
+    With --force the model in an existing folder is replaced, and an unfinished fit of it given up; of the folder only
+    the files of the model are, whatever else you keep in it stays. A folder that is no model is never written to.
     """
     options = {
         "flow.latent_dim": _latent_dim(latent_dim),
@@ -91,35 +97,40 @@ def fit(
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
     if resume is not None:
         others = {"TABLE": table, "-o": output, "--target": target, "--recipe": recipe, "--set": settings}
-        flags = {"--force": force, "--no-report": no_report, "--stream": stream}
+        flags = {
+            "--no-report": no_report,
+            "--stream": stream,
+            "--max-unpacked": max_unpacked is not None,
+        }
         _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
         _check_table(resume)
-        _go_on(resume, as_json=as_json, new=False)
+        _go_on(resume, as_json=as_json, new=False, force=force)
     elif not table or output is None:
         raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
     else:
-        command = {"targets": target or [], "force": force, "report": not no_report}
+        command = {"targets": target or [], "force": force, "report": not no_report, "max_unpacked": max_unpacked}
         tables = table if is_long(table, stream=stream) else table[0]
+        check_model_output(output, [*table, *([recipe] if recipe else [])], force=force)
         run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
-        _go_on(run_dir, as_json=as_json, new=True)
+        _go_on(run_dir, as_json=as_json, new=True, force=force)
 
 
 def _begin(table: str | list[str], output: Path, recipe: "Recipe", command: Mapping[str, Any]) -> Path:
-    """Make the folder of a run; a table on standard input is kept in it, since it comes only once."""
+    """Make the folder of a run; a table on standard input, or a pipe, is kept in it, since it comes only once."""
     from isthmus import runs
-    from isthmus.store import check_output
+    from isthmus.pipes import is_pipe, read_pipe
 
-    check_output(output, force=bool(command["force"]))
     run_dir, files = runs.beside(output), {"recipe.yaml": recipe.dump().encode()}
-    if table == "-":
-        files["table.csv"] = sys.stdin.buffer.read()
+    path: str | list[str] | None = None
     if isinstance(table, list):
-        path: str | list[str] | None = [os.path.abspath(name) for name in table]
+        path = [os.path.abspath(name) for name in table]
+    elif table == "-" or is_pipe(table):
+        files["table.csv"] = sys.stdin.buffer.read() if table == "-" else read_pipe(table)
     else:
-        path = None if table == "-" else os.path.abspath(table)
-    about = {"arguments": ARGUMENTS.get(), "table": path, "sha256": path and _sha256(path)}
-    named = {"network named": "network" in recipe.flow.model_fields_set}
-    runs.begin(run_dir, {**command, **about, **named}, files, force=bool(command["force"]))
+        path = os.path.abspath(table)
+    named = "network" in recipe.flow.model_fields_set
+    about: dict[str, Any] = {"arguments": list(ARGUMENTS.get()), "table": path, "sha256": path and _sha256(path)}
+    runs.begin(run_dir, runs.Command(**command, **about, network_named=named), files)
     return run_dir
 
 
@@ -134,6 +145,8 @@ def _sha256(path: str | list[str]) -> str | None:
     if holds_images(path):
         files = [(str(file), _sha256(str(file))) for file, _ in image_files(Path(path))]
         return hashlib.sha256(repr(files).encode()).hexdigest()
+    if not os.path.isfile(path):  # a pipe in its place would be waited for
+        return None
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -144,7 +157,8 @@ def _sha256(path: str | list[str]) -> str | None:
 def _refuse_beside_resume(given: Sequence[str], run_dir: Path) -> None:
     if given:
         raise InputError(
-            f"expected only --json beside --resume, since {run_dir} has the rest; got {', '.join(given)}; leave it out"
+            f"expected only --json and --force beside --resume, since {run_dir} has the rest; got {', '.join(given)}; "
+            "leave it out"
         )
 
 
@@ -152,44 +166,38 @@ def _check_table(run_dir: Path) -> None:
     """Refuse to go on with a table that is gone or another one than in the beginning."""
     from isthmus import runs
 
-    runs.model_of(run_dir)
-    command = runs.read_record(run_dir)["command"]
-    path = command["table"]
+    command = runs.command_of(run_dir)
+    path = command.table
     if path is None:
         return
     found = _sha256(path)
-    if found != command["sha256"]:
+    if found != command.sha256:
         got = "no such file" if found is None else "a changed one"
         raise InputError(f"expected the table that the fit began with, {path}; got {got}; put it back, nothing is lost")
 
 
-def _go_on(run_dir: Path, *, as_json: bool, new: bool) -> None:
-    """Fit what the folder of a run says, write the model, and remove the folder."""
+def _go_on(run_dir: Path, *, as_json: bool, new: bool, force: bool) -> None:
+    """Fit what the folder of a run says, write the model, and remove the folder; replace a model only if told now."""
     from isthmus import runs
-    from isthmus.store import check_output, save
+    from isthmus.store import check_output, holds, save
 
-    folder = runs.model_of(run_dir)
-    with runs.going_on(run_dir, new=new):
-        record = runs.read_record(run_dir)
-        command = record["command"]
-        force = command["force"] or "saving" in record  # then a model that is there is this run's own
-        check_output(folder, force=force)
+    folder, command = runs.model_of(run_dir), runs.command_of(run_dir)
+    with runs.going_on(run_dir, new=new, force=force or command.force):
+        if not runs.read_record(run_dir).saving:  # else a model that is there may be what comes of this run
+            check_output(folder, force=force)
         fitted, frame = _fitted(run_dir, command, as_json=as_json)
         runs.note(run_dir, saving=True)
-        save(fitted, folder, force=force)
+        if not holds(folder, fitted):
+            save(fitted, folder, force=force)
         runs.end(run_dir)
-    if command["report"]:
-        from isthmus import grids, report
-
+    if command.report:
         with contextlib.suppress(KeyboardInterrupt), busy("writing the report; Ctrl-C leaves it out"):
-            if fitted.schema and fitted.schema.image and fitted.schema.image[0] in (1, 3):
-                grids.write(fitted, frame, folder)
-            report.write(fitted, folder / "report.html", frame, folder=folder)
+            _write_pages(fitted, frame, folder)
     if as_json:
         keys = ("seconds", "steps", "latent_dim", "beta", "validation", "health")
         screens.print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
     else:
-        about = "report.html in it says whether to trust it" if command["report"] else ""
+        about = "report.html in it says whether to trust it" if command.report else ""
         stream = fitted.metrics.get("stream", {"rows": len(frame)})
         remark = f"of which {len(frame):,} were sampled to choose by" if "sampled" in stream else ""
         rows = ("rows", f"{stream['rows']:,}", remark)
@@ -198,24 +206,38 @@ def _go_on(run_dir: Path, *, as_json: bool, new: bool) -> None:
         say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
 
 
-def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tuple[Fitted, Any]":
+def _write_pages(fitted: "Fitted", frame: Any, folder: Path) -> None:
+    """Write the report, and of images the grids, into the folder of a new model; a user's file of such a name stays."""
+    from isthmus import grids, report
+    from isthmus.store.pages import foreign_pages
+
+    kept = foreign_pages(folder)
+    say(*(f"isthmus: {path} is there and not of isthmus: it was left as it is" for path in kept))
+    page, pictures = folder / "report.html", fitted.schema and fitted.schema.image and fitted.schema.image[0] in (1, 3)
+    if pictures and not any(path.suffix == ".png" for path in kept):
+        grids.write(fitted, frame, folder)
+    if page not in kept:
+        report.write(fitted, page, frame, folder=folder)
+
+
+def _fitted(run_dir: Path, command: "Command", *, as_json: bool) -> "tuple[Fitted, Any]":
     """The fit of a run, and its table; of a long one, the sample."""
-    from isthmus.data.tables import Parquet, Schema, Stream, read_table
+    from isthmus.data.tables import Parquet, Schema, Stream
     from isthmus.recipe import Recipe
 
-    recipe, table = Recipe.read(run_dir / "recipe.yaml"), command["table"] or run_dir / "table.csv"
+    recipe, table = Recipe.read(run_dir / "recipe.yaml"), command.table or run_dir / "table.csv"
     rows: Any
     if isinstance(table, list):
         files = Parquet.open(*table)
         with busy(f"drawing a sample of {len(files):,} rows"):
-            stream, notes = Stream.learn(files, _targets(command["targets"], files.columns), seed=recipe.seed)
+            stream, notes = Stream.learn(files, _targets(command.targets, files.columns), seed=recipe.seed)
         schema, rows, frame = stream.schema, (stream,), None
     else:
-        frame = read_table(table)
-        schema, notes = Schema.learn(frame, _targets(command["targets"], list(frame.columns)))
+        frame = read(table, command.max_unpacked)
+        schema, notes = Schema.learn(frame, _targets(command.targets, list(frame.columns)))
         rows = schema.encode(frame)
         if schema.image:
-            flow = {} if command["network named"] else {"network": {"kind": "convolutional"}}
+            flow = {} if command.network_named else {"network": {"kind": "convolutional"}}
             recipe = recipe.update(columns={"image": schema.image}, flow=flow)
     from isthmus.fitting import fit as fit_matrix
 
@@ -225,7 +247,7 @@ def _fitted(run_dir: Path, command: Mapping[str, Any], *, as_json: bool) -> "tup
     fitted = fit_matrix(*rows, recipe=recipe, progress=terminal and not as_json, run_dir=run_dir)
     if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
         say(*notes)
-    fitted.metrics["command"] = f"isthmus {shlex.join(command['arguments'])}"
+    fitted.metrics["command"] = f"isthmus {shlex.join(command.arguments)}"
     fitted = dataclasses.replace(fitted, schema=schema)
     return fitted, schema.decode(stream.X, stream.C) if frame is None else frame
 

@@ -11,6 +11,8 @@ import typer
 from isthmus.cli.common import (
     AsStream,
     Engine,
+    Force,
+    MaxUnpacked,
     ModelFolder,
     PartsOut,
     Seed,
@@ -48,6 +50,8 @@ def score(
     ] = None,
     stream: AsStream = False,
     engine: Engine = "local",
+    max_unpacked: MaxUnpacked = None,
+    force: Force = False,
     strict: Strict = False,
 ) -> None:
     """Log density and reconstruction error of each row.
@@ -64,7 +68,7 @@ def score(
     if is_long(table, stream=stream or engine != "local"):
         fitted = _write_parts(model, table, output, engine, verb="score", density=density)
     else:
-        fitted, frame = load_model(model, output), read(table[0])
+        fitted, frame = load_model(model, output, table, force=force), read(table[0], max_unpacked)
         with busy(f"scoring {len(frame):,} rows"):
             scores = scoring.score(fitted, frame, density=density)
         write(scores, output)
@@ -97,6 +101,7 @@ def sample(
         float, typer.Option(metavar="SHARE", help="Draw from this share of the codes, the likeliest, alone.")
     ] = 1.0,
     seed: Seed = 0,
+    force: Force = False,
 ) -> None:
     """Draw new rows from a model.
 
@@ -106,7 +111,7 @@ def sample(
     from isthmus import scoring
 
     values, levels = _given(given or []), _levels(at or [])
-    fitted = load_model(model, output)
+    fitted = load_model(model, output, force=force)
     fitted = dataclasses.replace(fitted, model=fitted.model.at(**levels)) if levels else fitted
     with busy(f"drawing {n:,} rows"):
         how: dict[str, Any] = {"noise": not no_noise, "temperature": temperature, "truncation": truncation}
@@ -116,7 +121,13 @@ def sample(
 
 @app.command(epilog="Example: isthmus encode model new.csv -o codes.csv")
 def encode(
-    model: ModelFolder, table: Tables, output: PartsOut = None, stream: AsStream = False, engine: Engine = "local"
+    model: ModelFolder,
+    table: Tables,
+    output: PartsOut = None,
+    stream: AsStream = False,
+    engine: Engine = "local",
+    max_unpacked: MaxUnpacked = None,
+    force: Force = False,
 ) -> None:
     """The code of each row, its place on the manifold.
 
@@ -128,7 +139,7 @@ def encode(
     if is_long(table, stream=stream or engine != "local"):
         _write_parts(model, table, output, engine, verb="encode")
     else:
-        write(scoring.encode(load_model(model, output), read(table[0])), output)
+        write(scoring.encode(load_model(model, output, table, force=force), read(table[0], max_unpacked)), output)
 
 
 @app.command(epilog="Example: isthmus decode model codes.csv -o rows.csv")
@@ -138,6 +149,8 @@ def decode(
         str, typer.Argument(metavar="CODES", help="Table that `isthmus encode` wrote; - for standard input.")
     ],
     output: TableOut = None,
+    max_unpacked: MaxUnpacked = None,
+    force: Force = False,
 ) -> None:
     """The rows that codes stand for.
 
@@ -146,7 +159,7 @@ def decode(
     """
     from isthmus import scoring
 
-    write(scoring.decode(load_model(model, output), read(codes)), output)
+    write(scoring.decode(load_model(model, output, [codes], force=force), read(codes, max_unpacked)), output)
 
 
 def _given(texts: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from isthmus import screens
 from isthmus.cli.common import (
     ARGUMENTS,
     AsJson,
+    Force,
+    MaxUnpacked,
     ModelFolder,
     Seed,
     Strict,
@@ -23,13 +25,23 @@ from isthmus.cli.common import (
     say,
     warn_untrusted,
 )
+from isthmus.cli.outputs import check_outputs, may_refresh
 from isthmus.errors import InputError
 
 __all__: list[str] = []  # verbs are typed, not called
 
+_OPENED = "your browser opens the page; if it cannot, --no-browser gives an address to open by hand"
+_BY_HAND = "open this address in a browser of this machine; it lets in one browser, once"
+
 
 @app.command(epilog="Example: isthmus evaluate model held_out.csv --json")
-def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False, strict: Strict = False) -> None:
+def evaluate(
+    model: ModelFolder,
+    table: Table,
+    max_unpacked: MaxUnpacked = None,
+    as_json: AsJson = False,
+    strict: Strict = False,
+) -> None:
     """How well a model fits rows, best rows that it has not seen.
 
     Log densities are in nats and in the table's own units. The reconstruction error, and the distances between the rows
@@ -38,7 +50,7 @@ def evaluate(model: ModelFolder, table: Table, as_json: AsJson = False, strict: 
     """
     from isthmus import scoring
 
-    fitted, frame = load_model(model), read(table)
+    fitted, frame = load_model(model), read(table, max_unpacked)
     with busy(f"evaluating {len(frame):,} rows"):
         figures = scoring.evaluate(fitted, frame)
     if as_json:
@@ -59,14 +71,19 @@ def report_model(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default report.html in MODEL.")
     ] = None,
     image: Annotated[str | None, typer.Option(metavar="HxW", help="Draw rows as images of this size.")] = None,
+    max_unpacked: MaxUnpacked = None,
+    force: Force = False,
 ) -> None:
     """One HTML page on a model: whether it can be trusted, what was learned, and figures.
 
     Without a TABLE it shows what the model itself tells; a TABLE adds comparisons with rows and with simpler models.
+    The report that isthmus wrote into MODEL is replaced by a newer one without --force.
     """
     from isthmus import report
 
-    fitted, frame, page = load_model(model), None if table is None else read(table), output or model / "report.html"
+    fitted, page = load_model(model), output or model / "report.html"
+    check_outputs([page], [table] if table else [], model, force=force or may_refresh(page, model))
+    frame = None if table is None else read(table, max_unpacked)
     with busy("writing the report"):
         report.write(fitted, page, frame, folder=model, arguments=ARGUMENTS.get(), image=image)
     screens.print_rows([("report", str(page), "")])
@@ -81,24 +98,26 @@ def explore_model(
         int | None, typer.Option(metavar="N", help="Most rows shown; by default 2000, fewer of wide tables.", min=1)
     ] = None,
     port: Annotated[int, typer.Option(metavar="N", help="To listen on; by default a free one.", min=0, max=65535)] = 0,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address of the page.")] = False,
+    max_unpacked: MaxUnpacked = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print an address to open by hand.")] = False,
 ) -> None:
     """A local page to look at rows, their codes and neighbours, and to move through the latent space.
 
-    Without a TABLE it shows samples of the model. The page is for this machine only and needs nothing from outside;
-    its address holds a password, so pass it on to no one. Ctrl-C ends it.
+    Without a TABLE it shows samples of the model. The page is for this machine only, for one browser, and needs nothing
+    from outside. The address that --no-browser prints lets a browser in once: pass it on to no one. Ctrl-C ends it.
     """
     from isthmus import explorer
 
     server = explorer.server_class()
-    fitted, frame = load_model(model), None if table is None else read(table)
+    fitted, frame = load_model(model), None if table is None else read(table, max_unpacked)
     with busy("scoring rows; --rows N takes fewer"):
         exploration = explorer.explore(fitted, frame, image=image, most_rows=rows)
     page = server(exploration, name=model.resolve().name, port=port)
-    sys.stdout.write(f"{page.url}\n")
+    opened = not no_browser and page.open_browser()
+    sys.stdout.write(f"{page.url if opened else page.one_time_url()}\n")
     sys.stdout.flush()
-    say("Ctrl-C ends it")
-    page.run(browser=not no_browser)
+    say(f"{_OPENED if opened else _BY_HAND}; Ctrl-C ends it")
+    page.run()
 
 
 @app.command("grids", epilog="Example: isthmus grids model images/ -o pictures")
@@ -109,17 +128,23 @@ def draw_grids(
         Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="An existing folder; by default MODEL.")
     ] = None,
     seed: Seed = 0,
+    max_unpacked: MaxUnpacked = None,
+    force: Force = False,
 ) -> None:
     """Grids of images as PNG: samples, reconstructions, interpolations, and nearest neighbours of samples.
 
     Of a conditional model a line of samples is one class. Below each image is its reconstruction, and below each sample
     are the three of IMAGES that are nearest to it, pixel by pixel: with those of the fit, whether it only remembers.
+    Grids that isthmus wrote into MODEL are replaced by newer ones without --force.
     """
     from isthmus import grids
 
-    fitted, frame, folder = load_model(model), read(table), output or model
+    fitted, folder = load_model(model), output or model
     if not folder.is_dir():
         raise InputError(f"expected an existing folder; got {folder}; create it first")
+    for picture in (folder / f"{name}.png" for name in grids.GRIDS):
+        check_outputs([picture], [table], model, force=force or may_refresh(picture, model))
+    frame = read(table, max_unpacked)
     with busy("drawing images"):
         files = grids.write(fitted, frame, folder, seed=seed)
     screens.print_rows([(file.stem, str(file), "") for file in files])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isthmus.disk import appending, move, replacing
 from isthmus.errors import InputError
 
 __all__ = ["PUBLIC", "data_folder", "find", "read_arrays", "reading"]
@@ -187,9 +188,10 @@ def _resume(url: str, output_file: str, _: object, *, part: Path) -> None:
         if answer.status_code != requests.codes.requested_range_not_satisfiable:  # all had come already
             answer.raise_for_status()
             resumed = answer.status_code == requests.codes.partial_content
-            with part.open("ab" if resumed else "wb") as file:
+            with appending(part) as file:
+                file.truncate(start if resumed else 0)
                 file.writelines(answer.iter_content(_BLOCK))
-    part.replace(output_file)
+    move(part, Path(output_file))
 
 
 def _extract(archive: Path, file: str, target: Path) -> None:
@@ -200,9 +202,8 @@ def _extract(archive: Path, file: str, target: Path) -> None:
         if not content:
             raise LookupError(f"no {file} in {archive}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _part(target).open("wb") as copy:
+        with replacing(target) as copy:
             shutil.copyfileobj(content, copy, _BLOCK)
-        _part(target).replace(target)
 
 
 def _part(target: Path) -> Path:

@@ -6,7 +6,7 @@
 | `tags` | tables and pictures as HTML |
 | `views` | the figures: the map, and a row beside what the model makes of it |
 | `page` | widgets, and what they do |
-| `server` | who gets to see it: this machine, with the token in the address |
+| `server` | who gets to see it: a browser of this machine that a token has let in |
 
 All but `exploration` need the extra `explore`; the page loads nothing from anywhere else.
 """

@@ -48,7 +48,6 @@ class Page:
         document: of bokeh; its template is set.
         exploration: what is shown.
         name: of the model.
-        token: what the address of the download has to carry.
 
     Attributes:
         row: the chosen row, counted from 0 in the exploration.
@@ -67,8 +66,8 @@ class Page:
         (3, (2,))
     """
 
-    def __init__(self, document: Document, exploration: Exploration, *, name: str = "model", token: str = "") -> None:
-        self._document, self._exploration, self._token = document, exploration, token
+    def __init__(self, document: Document, exploration: Exploration, *, name: str = "model") -> None:
+        self._document, self._exploration = document, exploration
         self._quiet = self._waiting = False
         self._playing: Any = None
         self._roots: list[UIElement] = []
@@ -348,7 +347,7 @@ class Page:
         columns += [e.frame[name].iloc[listed] for name in self._first_columns()]
         data = {str(i): [tags.plain(value) for value in values] for i, values in enumerate(columns)}
         self._outliers.update(data=data)
-        link = f"outliers.csv?token={self._token}&amp;share={self._cut_share:.4f}"
+        link = f"outliers.csv?share={self._cut_share:.4f}"
         self._texts["outliers_title"].show(
             f"<p>{len(chosen):,} of {len(e.z):,} rows have a log density below {nats(e.cut(self._cut_share))} nats. "
             f'<a href="{link}" download="outliers.csv">Download them as CSV</a></p>'

@@ -12,7 +12,6 @@ The page is `page.html`, a template of jinja2, which escapes whatever comes from
 
 import json
 import math
-import os
 import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from markupsafe import Markup
 
 from isthmus.data.tables import Column
 from isthmus.data.tables.wording import one_line
+from isthmus.disk import write_durably
 from isthmus.errors import InputError
 from isthmus.plots.style import nats
 from isthmus.report import figures, words
@@ -139,14 +139,10 @@ def write(
         versions=json.loads((folder / "config.json").read_text())["versions"] if folder else None,
         shape=image_shape(image),
     )
-    temporary = output.with_name(f".{output.name}.part")
     try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, output)
+        write_durably(output, page.encode())
     except OSError as error:
         raise InputError(f"could not write {output}: {error.strerror}; choose another file") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return output
 
 

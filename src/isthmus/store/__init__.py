@@ -2,17 +2,20 @@
 
 Reading executes nothing and imports nothing that a file names: kinds are looked up in the library's own dicts, tensors
 are read by safetensors after their names, shapes and types in the header were compared with what the configuration
-implies. Memory and time are bounded by the size of the folder. A byte of the configuration or the tensors that has
-changed is told, and so are NaN among the weights: a damaged model is refused, as its scores would look like any others.
-A model loads without its data, on any device, and scores bit for bit the same. Every format since 2 is read.
+implies. Memory and time are bounded by the size of the folder. A byte of the configuration, the tensors or the
+figures that has changed is told, and so are NaN among the weights: a damaged model is refused, as its scores would look
+like any others. A model loads without its data, on any device, and scores bit for bit the same. Every format since 2 is
+read.
 
     config.json         format version, dimensions, recipe, kinds of latent and noise, the table's schema, versions
     model.safetensors   every parameter and buffer
-    SHA256SUMS          checksums of these two, as `sha256sum --check` reads them
-    metrics.json        figures of the run
+    metrics.json        figures of the run, by which scores are trusted or not
+    SHA256SUMS          checksums of these three, as `sha256sum --check` reads them
     recipe.yaml         the recipe, to run again
     log.csv             one line a validation
-    report.html         what `isthmus.report` wrote, if it did; nothing reads it back
+    report.html         what `isthmus.report` wrote, if it did, and grids of images; nothing reads them back
+
+What else a user keeps in the folder is neither read nor touched.
 """
 
 import csv
@@ -29,24 +32,34 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from isthmus.columns import Columns
 from isthmus.data.tables import Schema
 from isthmus.data.tables.wording import one_line
 from isthmus.density import NOISES, density_of
+from isthmus.disk import appending
 from isthmus.errors import InputError
 from isthmus.flow import Flow, Injection, LearnedManifold
 from isthmus.latents import LATENTS
 from isthmus.model import Model
 from isthmus.recipe import LatentPart, Part, Recipe
-from isthmus.store.folders import read_bytes, restore, sign, write_folder
-from isthmus.store.formats import FORMAT, MIGRATIONS, RENAMED_TENSORS, Config, migrate_figures, read_config, read_json
+from isthmus.store.folders import FILES, finish, read_bytes, sign, write_folder
+from isthmus.store.formats import (
+    FORMAT,
+    MIGRATIONS,
+    RENAMED_TENSORS,
+    SIGNED,
+    Config,
+    migrate_figures,
+    read_config,
+    read_figures,
+)
 from isthmus.store.tensors import Budget, Header, read_header, read_tensors, stored
 
-__all__ = ["FORMAT", "MIGRATIONS", "Fitted", "append_row", "check_output", "load", "save", "versions"]
+__all__ = ["FORMAT", "MIGRATIONS", "Fitted", "append_row", "check_output", "holds", "load", "save", "versions"]
 
-_SIGNED = ("config.json", "model.safetensors")
 _VERSIONS = ("isthmus", "torch", "zuko", "lightning", "scikit-learn", "safetensors", "numpy")
 
 
@@ -88,15 +101,17 @@ class Fitted:
 
 
 def save(fitted: Fitted, folder: str | Path, *, force: bool = False) -> Path:
-    """Write a model folder: to a temporary name first, then renamed, so that a crash leaves no half-written model.
+    """Write a model folder, so that a crash leaves no half-written model.
 
     After a crash, a full disk or a lost right to write, the model that stood there can be read, or the new one. (A
-    process that is killed may leave a folder beside it whose name begins with a dot, which can be removed.)
+    process that is killed may leave a folder in it whose name begins with .isthmus-, or beside it one that begins with
+    .NAME., which can be removed.) In a folder that is there only the files of the model are replaced, and a report or
+    grids of the old model are removed; what else is in it stays.
 
     Args:
         fitted: the model and its record.
         folder: where to; its parent must exist.
-        force: whether an existing folder is replaced.
+        force: whether the model in an existing folder is replaced. A folder that holds none is never written to.
 
     Returns:
         The folder.
@@ -127,6 +142,9 @@ def save(fitted: Fitted, folder: str | Path, *, force: bool = False) -> Path:
 def check_output(folder: Path, *, force: bool = False) -> None:
     """Refuse what `save` would refuse, so that no training is done in vain.
 
+    A model is a folder whose configuration, with the recipe in it, is one of a known format, with tensors of its
+    columns, all of them as their checksums say.
+
     Args:
         folder: where a model is to be written.
         force: whether an existing model is replaced; what is no model is never replaced.
@@ -138,18 +156,36 @@ def check_output(folder: Path, *, force: bool = False) -> None:
         >>> check_output(Path("."), force=True)
         Traceback (most recent call last):
         ...
-        isthmus.errors.InputError: expected a model to replace; got ., which is none; choose another name
+        isthmus.errors.InputError: expected a new folder; got ., which exists and is no model of isthmus (...); choose
+            another name
     """
-    restore(folder)
+    finish(folder)
     try:
-        if folder.exists() and not force:
+        exists = folder.exists()
+        if not exists and os.path.islink(folder):
+            raise InputError(f"expected a new folder; got {folder}, a broken link; remove it")
+        if exists:
+            _check_model(folder)
+        if exists and not force:
             raise InputError(f"expected a new folder; got {folder}, which exists; choose another name or --force")
-        if folder.exists() and not (folder / "config.json").is_file():
-            raise InputError(f"expected a model to replace; got {folder}, which is none; choose another name")
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent):
+        where = folder if exists else folder.parent
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=where):
             pass
     except OSError as error:
         raise InputError(f"expected {folder.parent} to be writable; got {error.strerror}; choose another") from error
+
+
+def _check_model(folder: Path) -> None:
+    """Refuse a folder that is no model, and one where something else has the name of a model's file."""
+    try:
+        config, header = read_config(folder), read_header(folder / "model.safetensors")
+        _check_widths(config, header, folder)
+    except InputError as error:
+        got = f"{folder}, which exists and is no model of isthmus ({one_line(error, 400)})"
+        raise InputError(f"expected a new folder; got {got}; choose another name") from error
+    odd = [name for name in FILES if (folder / name).is_dir()]
+    if odd:
+        raise InputError(f"expected files of a model in {folder}; got a folder {odd[0]}; choose another name")
 
 
 def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:
@@ -166,17 +202,43 @@ def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:
         InputError: no such folder, a damaged one, or one of an unknown format version.
     """
     folder = Path(folder)
-    restore(folder)
-    config, path = read_config(folder, _SIGNED), folder / "model.safetensors"
+    finish(folder)
+    config, path = read_config(folder), folder / "model.safetensors"
     header = read_header(path)
     model = _rebuild(config, flow, folder, header)
     renamed = {} if config.format == FORMAT else RENAMED_TENSORS
     model.load_state_dict(read_tensors(path, header, model, finite=not config.custom, renamed=renamed))
     _check_columns(model, config, path)
-    metrics, log = read_json(folder / "metrics.json"), _read_log(folder / "log.csv")
-    if config.format < FORMAT:
-        metrics, log = migrate_figures(metrics), [migrate_figures(row) for row in log]
+    metrics, log = read_figures(folder / "metrics.json", config.format), _read_log(folder / "log.csv")
+    log = [migrate_figures(row, config.format) for row in log]
     return Fitted(model, config.recipe, config.latent, config.noise, metrics, log, config.schema_, config.custom)
+
+
+def holds(folder: str | Path, fitted: Fitted) -> bool:
+    """Tell whether a folder holds a model already: the same recipe, densities, table and weights, bit for bit.
+
+    Args:
+        folder: of a model, or anything else.
+        fitted: the model.
+
+    Example:
+        >>> from isthmus import fit
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> fitted = fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0]] * 9, recipe=recipe)
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     holds(save(fitted, Path(parent) / "a"), fitted), holds(Path(parent) / "b", fitted)
+        (True, False)
+    """
+    try:
+        there = load(folder)
+    except InputError:
+        return False
+    facts = [(one.recipe, one.latent, one.noise, one.schema, one.custom) for one in (there, fitted)]
+    weights, others = there.model.state_dict(), fitted.model.state_dict()
+    return facts[0] == facts[1] and all(
+        torch.equal(weights[name], stored(value.detach().cpu()).to(weights[name].dtype))
+        for name, value in others.items()
+    )
 
 
 def versions() -> dict[str, str]:
@@ -214,14 +276,14 @@ def _write(fitted: Fitted, folder: Path) -> None:
     state = {name: stored(value.detach().cpu()).contiguous() for name, value in model.state_dict().items()}
     safetensors.torch.save_file(state, folder / "model.safetensors")
     (folder / "model.safetensors").chmod(0o644)
-    sign(folder, _SIGNED)
+    sign(folder, tuple(SIGNED))
 
 
 def append_row(path: Path, row: Mapping[str, float]) -> None:
     """Add a line to a CSV file, and before the first one the names.
 
     Args:
-        path: an existing file.
+        path: the file; made if there is none.
         row: the values by name.
 
     Example:
@@ -232,20 +294,20 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
         ...     path.read_text().split()
         ['step', '1']
     """
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+    with appending(path) as file:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
         if file.tell() == 0:
             writer.writeheader()
         writer.writerow(row)
+        file.write(text.getvalue().encode())
 
 
 def _rebuild(config: Config, flow: Flow | None, folder: Path, header: Header) -> Model:
     """The untrained model, within what the header of its tensors justifies."""
     if config.custom and flow is None:
         raise InputError(f"expected the modules that {folder} was fitted with; got none; pass load(folder, flow=...)")
-    for name, dim in (("columns.mean", config.n_columns), ("context_columns.mean", config.context_dim)):
-        if (header[name].shape if name in header else (0,)) != (dim,):
-            raise InputError(f"expected {dim} numbers as {name!r} in {folder}; got others; the model is damaged")
+    _check_widths(config, header, folder)
     part = config.recipe.flow
     if config.latent.kind != "as trained":
         part = part.model_copy(
@@ -262,6 +324,13 @@ def _rebuild(config: Config, flow: Flow | None, folder: Path, header: Header) ->
             raise InputError(
                 f"expected a recipe to build in {folder}; got {one_line(error)}; the model is damaged"
             ) from error
+
+
+def _check_widths(config: Config, header: Header, folder: Path) -> None:
+    """Refuse tensors of columns of another number than the configuration has."""
+    for name, dim in (("columns.mean", config.n_columns), ("context_columns.mean", config.context_dim)):
+        if (header[name].shape if name in header else (0,)) != (dim,):
+            raise InputError(f"expected {dim} numbers as {name!r} in {folder}; got others; the model is damaged")
 
 
 def _build(config: Config, recipe: Recipe, flow: Flow | None) -> Model:

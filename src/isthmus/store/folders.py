@@ -1,7 +1,6 @@
-"""Files that are read in bounded memory, and folders that appear complete or not at all."""
+"""The files of a model: read in bounded memory, and all replaced or none."""
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -10,15 +9,23 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from isthmus.disk import is_plain, sync
 from isthmus.errors import InputError
+from isthmus.store.pages import own_pages
 
-__all__ = ["CHECKSUMS", "LARGEST", "read_bytes", "regular", "restore", "sign", "sync", "verify", "write_folder"]
+__all__ = ["CHECKSUMS", "FILES", "LARGEST", "finish", "read_bytes", "regular", "sign", "verify", "write_folder"]
 
 LARGEST = 50_000_000
 """Bytes of a text file that is read."""
 
 CHECKSUMS = "SHA256SUMS"
 """Name of the file that `sha256sum --check` understands."""
+
+FILES = ("config.json", "model.safetensors", "metrics.json", "recipe.yaml", "log.csv", CHECKSUMS)
+"""Names of a model's files, in the order in which they are replaced."""
+
+_PREFIX = ".isthmus-"
+_NEW = f"{_PREFIX}replacing"
 
 
 def regular(path: Path) -> Path:
@@ -101,35 +108,52 @@ def _digest(path: Path) -> str:
         raise InputError(f"expected a model folder; got {path}: {error.strerror}; check the path") from error
 
 
-def restore(folder: Path) -> None:
-    """Bring back a folder that a crash left between the two renames of `write_folder`.
+def finish(folder: Path) -> None:
+    """Bring to its end the replacement of a model's files that a crash stopped, if there is one.
+
+    Args:
+        folder: of the model.
 
     Raises:
-        InputError: it is there, but cannot be moved.
+        InputError: there is one, but files cannot be renamed.
 
     Example:
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     (Path(parent) / ".model.replaced").mkdir()
-        ...     restore(Path(parent) / "model")
-        ...     os.listdir(parent)
-        ['model']
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     new = Path(folder, ".isthmus-replacing")
+        ...     new.mkdir()
+        ...     _ = (new / CHECKSUMS).write_text("")
+        ...     finish(Path(folder))
+        ...     os.listdir(folder)
+        ['SHA256SUMS']
     """
-    folder = _target(folder)
-    aside = _aside(folder)
-    if not os.path.lexists(folder) and os.path.isdir(aside):
-        try:
-            aside.rename(folder)
-        except FileNotFoundError:
-            pass  # a save that is still at work has finished
-        except OSError as error:
-            raise InputError(f"expected to rename {aside} to {folder}; got {error.strerror}; rename it") from error
+    new = folder / _NEW
+    if os.path.islink(new) or not os.path.isdir(new):  # False for an impossible name
+        return
+    try:
+        if is_plain(new / CHECKSUMS):  # the last to be renamed
+            for page in own_pages(folder):
+                page.unlink(missing_ok=True)  # of the model that was there before
+            for name in FILES:
+                if is_plain(new / name):
+                    with contextlib.suppress(FileNotFoundError):  # another process is about the same
+                        os.replace(new / name, folder / name)
+        with contextlib.suppress(FileNotFoundError):
+            new.rmdir()
+        sync(folder)
+    except OSError as error:
+        raise InputError(
+            f"expected to rename the files in {new}, a whole model, to {folder}; got {error.strerror}; load it again, "
+            "which goes on"
+        ) from error
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder under another name, then rename it, and away with what stood there.
+    """Write the files of a model to a new folder, or in the place of those of another model.
 
-    Files, folder and its parent are on the disk before the old folder is removed. Whatever happens, the old or the new
-    folder stands complete: under its name, or for the instant between two renames under one where `restore` finds it.
+    A new folder is filled under another name, then renamed. In a folder that is there the new `FILES` are written to a
+    folder inside; that gets a name that `finish` knows, which is the moment when the model is another, and then they
+    are renamed one by one. What else is in the folder stays as it is, and so does the folder itself. All is on the disk
+    before that moment: whenever the machine stops, the old or the new model is there.
 
     Args:
         folder: where to; a link to a folder stays one.
@@ -137,59 +161,29 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
     Raises:
         OSError: it could not be written; what stood there is left as it was.
+        InputError: see `finish`.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as parent:
-        ...     write_folder(Path(parent) / "a", lambda folder: (folder / "b").touch())
+        ...     write_folder(Path(parent) / "a", lambda folder: (folder / CHECKSUMS).touch())
         ...     os.listdir(Path(parent) / "a")
-        ['b']
+        ['SHA256SUMS']
     """
-    folder = _target(folder)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    exists = folder.exists()
+    where, name = (folder, _NEW) if exists else (folder.parent, folder.name)
+    temporary = Path(tempfile.mkdtemp(prefix=_PREFIX if exists else f".{folder.name}.", dir=where))
     try:
         fill(temporary)
         temporary.chmod(0o755)
         for path in (*temporary.iterdir(), temporary):
             sync(path)
-        _replace(temporary, folder)
+        _commit(temporary, where / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if exists:
+        finish(folder)
 
 
-def _replace(temporary: Path, folder: Path) -> None:
-    """Rename; an existing folder takes the temporary name in the end."""
-    aside, replaced = _aside(folder), folder.exists()
-    if replaced:
-        if aside.exists():
-            shutil.rmtree(aside)  # of a save that a crash ended after the new folder stood
-        folder.rename(aside)
-    try:
-        temporary.rename(folder)
-    finally:
-        restore(folder)
-    sync(folder.parent)
-    if replaced:
-        with contextlib.suppress(OSError):  # the new folder stands; the next save removes the old one
-            aside.rename(temporary)
-
-
-def _target(folder: Path) -> Path:
-    return folder.resolve() if os.path.islink(folder) else folder.absolute()  # False for an impossible name
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.replaced")
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not (path.is_dir() and error.errno in {errno.EINVAL, errno.ENOTSUP}):  # some file systems know no such thing
-            raise
-    finally:
-        os.close(descriptor)
+def _commit(temporary: Path, target: Path) -> None:
+    temporary.rename(target)
+    sync(target.parent)

@@ -1,4 +1,4 @@
-"""`config.json`: what it holds, in this version and in those before it.
+"""`config.json` and `metrics.json`: what they hold, in this version and in those before it.
 
 A change of the format takes three lines: `FORMAT` goes up by one, `MIGRATIONS` gets a function from the record of the
 version before to that of this one, and `tests/models/` a folder of the new format, which is read for ever.
@@ -7,20 +7,35 @@ version before to that of this one, and `tests/models/` a folder of the new form
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from isthmus.data.tables import Schema
 from isthmus.data.tables.wording import one_line
+from isthmus.diagnostics.health import STATUSES, Status
 from isthmus.errors import InputError
 from isthmus.recipe import Part, Recipe
 from isthmus.store.folders import CHECKSUMS, read_bytes, verify
 
-__all__ = ["FORMAT", "MIGRATIONS", "RENAMED_TENSORS", "Config", "migrate_figures", "read_config", "read_json"]
+__all__ = [
+    "FORMAT",
+    "MIGRATIONS",
+    "RENAMED_TENSORS",
+    "SIGNED",
+    "Config",
+    "Figures",
+    "migrate_figures",
+    "read_config",
+    "read_figures",
+]
 
 FORMAT = 5
-_SIGNED = 3  # the first format with checksums
+
+SIGNED = {"config.json": 3, "model.safetensors": 3, "metrics.json": 5}
+"""Name of a file that has a checksum -> the first format where it has."""
+
+_FIRST_WITH_CHECKSUMS = min(SIGNED.values())
 
 Record = dict[str, Any]
 
@@ -39,7 +54,7 @@ def _with_stages(record: Record) -> Record:
 
 
 def _with_laws(record: Record) -> Record:
-    """In format 5 only what a flow takes stands in its recipe, and a law of rows has no noise."""
+    """In format 5 figures have a checksum, a recipe holds only what its flow takes, and a law of rows has no noise."""
     match record:
         case {"recipe": {"flow": {"kind": "rectangular" | "bijective" as kind} as flow, "density": refit}}:
             for name in ("network", "latent"):
@@ -61,10 +76,12 @@ _RENAMED_FIGURES = {
 }
 
 
-def migrate_figures(figures: Mapping[str, Any]) -> Record:
-    """Return the figures of a run, or a line of its log, of a format before 5 under their names of now."""
+def migrate_figures(figures: Mapping[str, Any], version: int) -> Record:
+    """Return the figures of a run, or a line of its log, of some format under their names of now."""
+    if version >= 5:
+        return dict(figures)
     return {
-        _RENAMED_FIGURES.get(name, name): migrate_figures(value) if isinstance(value, dict) else value
+        _RENAMED_FIGURES.get(name, name): migrate_figures(value, version) if isinstance(value, dict) else value
         for name, value in figures.items()
     }
 
@@ -99,12 +116,119 @@ class Config(BaseModel):
         return self
 
 
-def read_json(path: Path) -> Record:
-    """The names and values in a JSON file of bounded size.
+def _not_negative(value: float) -> float:
+    if value < 0:  # NaN, of a training that failed, is none
+        raise ValueError("a negative number")
+    return value
+
+
+Count = Annotated[int, Field(ge=0, le=10**18)]
+Size = Annotated[float, AfterValidator(_not_negative)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Validation(_Part):
+    reconstruction_mse: Size = Field(default=None)
+    __pydantic_extra__: dict[str, float] = Field(init=False)  # log densities
+
+
+class _Verdict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str
+    status: Status
+    value: float | None
+    threshold: float
+    sentence: str
+
+
+class _Health(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    status: Status
+    verdicts: list[_Verdict]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        worst = max((verdict.status for verdict in self.verdicts), key=STATUSES.index, default="ok")
+        if worst != self.status:
+            raise ValueError(f"{self.status!r} where the worst verdict is {worst!r}")
+        return self
+
+
+class _Candidate(_Part):
+    latent: dict[str, Any]
+    noise: dict[str, Any] | None
+    log_likelihood: float
+
+
+class _Tried(_Part):
+    latent_dim: Count
+    log_likelihood: float
+    standard_error: Size
+
+
+class _Rows(_Part):
+    rows: Count
+
+
+_OPTIONAL: Any = Field(default=None)  # not there; a null that is there is refused, as a default is not validated
+
+
+class Figures(_Part):
+    """`metrics.json`: figures of a fit. All may be missing and others may be there, but these are of these types."""
+
+    training_seconds: Size = _OPTIONAL
+    seconds: Size = _OPTIONAL
+    steps: Count = _OPTIONAL
+    best_step: Count = _OPTIONAL
+    skipped_steps: Count = _OPTIONAL
+    retreats: Count = _OPTIONAL
+    beta: float | None = _OPTIONAL
+    beta_reason: str | None = _OPTIONAL
+    latent_dim: Count | None = _OPTIONAL
+    measure: str = _OPTIONAL
+    latent_dim_curve: list[_Tried] = _OPTIONAL
+    heavy_tailed: list[Count] = _OPTIONAL
+    validation: _Validation = _OPTIONAL
+    density_candidates: list[_Candidate] = _OPTIONAL
+    curving: dict[str, float] | None = _OPTIONAL
+    health: _Health = _OPTIONAL
+    table: _Rows = _OPTIONAL
+    stream: _Rows = _OPTIONAL
+    command: str = _OPTIONAL
+
+
+def _explained(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return one_line(": ".join(text for text in (".".join(map(str, first["loc"])), first["msg"]) if text))
+
+
+def read_figures(path: Path, version: int) -> Record:
+    """Read the figures of a fit, checked to be of the types that `Figures` says.
+
+    Args:
+        path: of `metrics.json`.
+        version: format of the model folder.
 
     Raises:
-        InputError: there are none.
+        InputError: they are not.
     """
+    record = migrate_figures(_read_json(path), version)
+    try:
+        Figures.model_validate(record)
+    except ValidationError as error:
+        raise InputError(
+            f"expected the figures of a fit in {path}; got {_explained(error)}; the model is damaged, fit it again"
+        ) from error
+    return record
+
+
+def _read_json(path: Path) -> Record:
+    """The names and values in a JSON file of bounded size."""
     try:
         record = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
@@ -118,33 +242,29 @@ def read_json(path: Path) -> Record:
     return record
 
 
-def read_config(folder: Path, signed: tuple[str, ...]) -> Config:
-    """`config.json` of any format there has been, as one of this format.
+def read_config(folder: Path) -> Config:
+    """Read `config.json` of any format there has been, as one of this format, and compare files with their checksums.
 
     Args:
         folder: the model folder.
-        signed: names of the files that are compared with their checksums.
 
     Raises:
-        InputError: it is damaged, or of a format to come.
+        InputError: it is damaged, or of a format to come; or one of the files is not as it was written.
     """
     path = folder / "config.json"
-    record = read_json(path)
+    record = _read_json(path)
     version = record.get("format")
     if version != FORMAT and (type(version) is not int or version not in MIGRATIONS):
         newer = isinstance(version, int) and version > FORMAT
         advice = "install a newer isthmus" if newer else "use the version that wrote it"
         known = ", ".join(map(str, (*MIGRATIONS, FORMAT)))
         raise InputError(f"expected model format {known} in {path}; got {str(version)[:60]!r}; {advice}")
-    if version >= _SIGNED or (folder / CHECKSUMS).exists():
-        verify(folder, signed)
+    if version >= _FIRST_WITH_CHECKSUMS or (folder / CHECKSUMS).exists():
+        known = max(version, _FIRST_WITH_CHECKSUMS)
+        verify(folder, [name for name, first in SIGNED.items() if known >= first])
     for earlier in range(version, FORMAT):
         record = MIGRATIONS[earlier](record)
     try:
         return Config.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(key) for key in first["loc"])
-        raise InputError(
-            f"expected a valid {path}; got {one_line(where + ': ' + first['msg'])}; the model is damaged"
-        ) from error
+        raise InputError(f"expected a valid {path}; got {_explained(error)}; the model is damaged") from error

@@ -6,10 +6,10 @@ ambient density, which joins the exact change of volume and the reconstruction e
 after a refit with one Gaussian and one covariance was tried instead: it stops the sine at 1.7 times the noise floor.)
 What `auto` stands for is in `isthmus.training.plan`. This folder is the only one that imports Lightning.
 
-With a folder `run_dir` a training is saved at validations, every half minute, at Ctrl-C and at its end, less often
-where saving takes more than a hundredth of the time. Taken up from there it ends with the same weights, bit for bit on
-a CPU, as if it had never been interrupted: a checkpoint holds the optimiser, the schedule, the random state and the
-place in the order of the rows.
+With a folder `run_dir` a training is saved at validations, every half minute, at a signal to stop and at its end, less
+often where saving takes more than a hundredth of the time. Taken up from there it ends with the same weights, bit for
+bit on a CPU, as if it had never been interrupted: a checkpoint holds the optimiser, the schedule, the random state and
+the place in the order of the rows.
 
 On several devices each has its share of every batch, and the gradient is the mean over all; each draws noise and probes
 of its own.
@@ -18,10 +18,11 @@ of its own.
 import copy
 import importlib.util
 import logging
+import multiprocessing
 import os
+import re
 import signal
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,16 +35,19 @@ from jaxtyping import Float
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from isthmus import interrupts
+from isthmus.disk import read_plain, write_durably
 from isthmus.errors import InputError
 from isthmus.flow import Flow, LearnedManifold
 from isthmus.levels import Levels
 from isthmus.objective import Objective
 from isthmus.recipe import TrainingRecipe
 from isthmus.rows import Rows
-from isthmus.runs import CHECKPOINT, digest, weights_of, writing
+from isthmus.runs import CHECKPOINT, check_run, digest, weights_of, writing
 from isthmus.store import append_row
 from isthmus.training import checkpoint
 from isthmus.training.batches import Batches, LongBatches, LongRows, Split, Spread
@@ -55,35 +59,56 @@ from isthmus.training.trainee import History, Trainee, beta_of
 __all__ = ["History", "LongRows", "Split", "Spread", "single_thread", "train"]
 
 _VALIDATION_ROWS = 1_000
+_LARGEST_LOG = 200_000_000  # bytes
 _ONE_THREAD_PARAMETERS = 2_000_000
 
 
 @contextmanager
 def _interruptible(trainee: Trainee) -> Iterator[None]:
-    """Ctrl-C is a KeyboardInterrupt again, which Lightning turns into an exit, and is heeded again afterwards.
+    """A signal to stop is a KeyboardInterrupt, which Lightning turns into an exit, and is heeded again afterwards.
 
-    A training that can be taken up goes on to the end of its step, to be saved; a second Ctrl-C does not wait.
+    A training that can be taken up goes on to the end of its step, to be saved; a second signal does not wait. Where
+    SIGTERM is left to Lightning, which ends with exit code 0, the code is 143.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    heeded = interrupts.handlers()
+    asked: list[int] = []
 
-    def wait(*_: Any) -> None:
-        """Heed the first Ctrl-C at the end of the step."""
-        signal.signal(signal.SIGINT, handler)
+    def restore() -> None:
+        """Heed signals at once."""
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+
+    def wait(number: int, _: object) -> None:
+        """Heed the first signal at the end of the step."""
+        restore()
+        asked.append(number)
         trainee.interrupted = True
 
-    usual = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if usual and trainee.run_dir is not None and trainee.hand_over is None:
-        signal.signal(signal.SIGINT, wait)
+    if trainee.run_dir is not None and trainee.hand_over is None:
+        for number in heeded:
+            signal.signal(number, wait)
     try:
         yield
     except SystemExit as stop:
-        if not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
+        _refuse_other_exits(stop, sigterm=signal.SIGTERM in heeded)
+        for process in multiprocessing.active_children() if trainee.hand_over is not None else ():
+            process.kill()  # one that still trains would be waited for
+        if not asked:
+            raise KeyboardInterrupt from None
     finally:
-        if usual:
-            signal.signal(signal.SIGINT, handler)
+        restore()
+    if asked:
+        heeded[signal.Signals(asked[0])](asked[0], None)
+        raise KeyboardInterrupt
+
+
+def _refuse_other_exits(stop: SystemExit, *, sigterm: bool) -> None:
+    """Raise an exit again that is not Lightning's for a signal; its exit for a SIGTERM that it heeds alone as 143."""
+    if isinstance(stop, SIGTERMException):
+        if not sigterm:
+            raise SystemExit(128 + signal.SIGTERM) from None
+    elif not isinstance(stop.__context__, KeyboardInterrupt):
+        raise stop
 
 
 @contextmanager
@@ -131,9 +156,12 @@ def _quiet_lightning() -> Iterator[None]:
 
 def _begin_log(run_dir: Path, rows: list[Row]) -> None:
     """A `log.csv` of the validations so far in the folder, which is made if need be."""
+    path = run_dir / "log.csv"
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "log.csv").write_text("")
+        if os.path.lexists(path) and not re.match(b"$|step,", read_plain(path, _LARGEST_LOG)):
+            raise InputError(f"expected the log of a training in {path}; got another file; choose another folder")
+        write_durably(path, b"")
         for row in rows:
             append_row(run_dir / "log.csv", row)
 
@@ -199,6 +227,8 @@ def train(
     if plan.max_steps == 0 or not (objective.steps and parameters):
         return _start_alone(flow, objective, held_out)
     run_dir = None if run_dir is None else Path(run_dir)
+    if run_dir is not None:
+        check_run(run_dir)
     identity = _identity(flow, objective, train, held_out, settings, weights, spread is None, seed) if run_dir else ""
     saved = checkpoint.read(run_dir, identity) if run_dir else None
     if run_dir is not None:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from isthmus.disk import write_durably
 from isthmus.errors import InputError
-from isthmus.runs import CHECKPOINT, write_durably, writing
+from isthmus.runs import CHECKPOINT, writing
 
 
 class DurableFiles(TorchCheckpointIO):
-    """How Lightning writes checkpoints: under another name, flushed to the disk, then renamed."""
+    """How Lightning writes checkpoints: whole or not at all, see `isthmus.disk`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Replace the file at `path`.

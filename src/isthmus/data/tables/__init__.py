@@ -20,11 +20,13 @@ from isthmus.data.tables.columns import Column
 from isthmus.data.tables.files import FORMATS, as_frame, read_table, write_table
 from isthmus.data.tables.pictures import holds_images, image_files
 from isthmus.data.tables.schema import MAX_LEVELS, Schema
+from isthmus.data.tables.sizes import MOST_UNPACKED, parse_size
 from isthmus.data.tables.stream import Parquet, Stream
 
 __all__ = [
     "FORMATS",
     "MAX_LEVELS",
+    "MOST_UNPACKED",
     "Column",
     "Parquet",
     "Schema",
@@ -32,6 +34,7 @@ __all__ = [
     "as_frame",
     "holds_images",
     "image_files",
+    "parse_size",
     "read_table",
     "write_table",
 ]

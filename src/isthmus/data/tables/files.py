@@ -7,7 +7,6 @@ import math
 import os
 import sys
 import tokenize
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -34,8 +33,11 @@ from isthmus.data.tables.pictures import (
     write_png,
 )
 from isthmus.data.tables.schema import MAX_LEVELS
+from isthmus.data.tables.sizes import MOST_UNPACKED, check_unpacked, unpacking_at_most
 from isthmus.data.tables.wording import listed, one_line, quoted
+from isthmus.disk import replacing
 from isthmus.errors import InputError
+from isthmus.pipes import is_pipe, read_pipe
 
 _ARRAY_KINDS = "biufcmMSU"
 _LONGEST_HEADER = 1 << 16  # bytes of an array's header; NumPy refuses those above 10,000
@@ -120,6 +122,8 @@ def _read_numpy(path: Path) -> pd.DataFrame:
             file.seek(0)
             return _array_to_frame(np.load(file, allow_pickle=False))
         with zipfile.ZipFile(file) as archive:
+            packed = [member for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+            check_unpacked(sum(member.file_size for member in packed), path)
             for member in archive.infolist():
                 if member.flag_bits & _ENCRYPTED:
                     raise ValueError("an encrypted archive: write it without a password")
@@ -263,8 +267,9 @@ def _write_npz(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
     np.savez(stream, X=_numeric(frame), columns=np.array(frame.columns, dtype=str))
 
 
-def _read_standard(_: Path) -> pd.DataFrame:
-    return _read_csv(pa.py_buffer(sys.stdin.buffer.read()))
+def _read_piped(path: Path) -> pd.DataFrame:
+    """Read CSV from standard input, or from another pipe."""
+    return _read_csv(pa.py_buffer(sys.stdin.buffer.read() if str(path) == "-" else read_pipe(path)))
 
 
 class _Format(NamedTuple):
@@ -325,10 +330,6 @@ def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
         raise InputError(f"expected a file; got the directory {shown_path(path)}; name a file in it")
     if not os.path.exists(path):
         raise InputError(f"expected a table in {shown_path(path)}; got no such file; check the path")
-    if not os.path.isfile(path):  # a pipe would be waited for
-        raise InputError(
-            f"expected a file; got {shown_path(path)}, a pipe or device; store its content in a file first"
-        )
     return read
 
 
@@ -354,7 +355,7 @@ def as_frame(values: Any) -> pd.DataFrame | None:
     return None
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, *, max_unpacked: int = MOST_UNPACKED) -> pd.DataFrame:
     r"""Reads a table from a file, in the format that its suffix names.
 
     A .csv file may be separated by semicolons or tabs too. If its first row holds only numbers, it has no header; its
@@ -367,7 +368,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
     50 values beside images are classes.
 
     Args:
-        path: a file that ends in one of `FORMATS`, an idx file, a folder of images, or "-" for CSV on standard input.
+        path: a file that ends in one of `FORMATS`, an idx file, a folder of images, or "-" for CSV on standard input;
+            or a pipe, which is read as standard input is.
+        max_unpacked: bytes that a compressed file may unpack to.
 
     Returns:
         The table, at least one row and one column, with unique names.
@@ -384,9 +387,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
         0   1  2.5
         1   3  4.5
     """
-    read = _read_standard if str(path) == "-" else _reader(Path(path))
+    read = _read_piped if str(path) == "-" or is_pipe(path) else _reader(Path(path))
     shown = "standard input" if str(path) == "-" else shown_path(path)
-    with explained(f"a table in {shown}", "check that its content is what its suffix says"):
+    readable = explained(f"a table in {shown}", "check that its content is what its suffix says")
+    with readable, unpacking_at_most(max_unpacked):
         frame = read(Path(path))
     if frame.empty:
         raise InputError(f"expected at least one row and one column in {shown}; got none; check the file")
@@ -403,7 +407,8 @@ def _refuse_images(frame: pd.DataFrame, where: str) -> None:
 def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
     """Writes a table to a file, in the format that its suffix names, at full precision and without its index.
 
-    The file appears complete or not at all: it is written under another name beside the target and then renamed.
+    The file appears complete or not at all, see `isthmus.disk`. A file that is there is replaced, as pandas does it;
+    the command line asks before it does so.
 
     Args:
         frame: the table; for .npy and .npz, all numbers; for .npz also with images; for .png, a grid, with images.
@@ -432,11 +437,5 @@ def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
         _refuse_images(frame, shown)
     if not os.path.isdir(path.parent):
         raise InputError(f"expected an existing folder for {shown}; got {shown_path(path.parent)}; create it first")
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with explained(f"to write a table to {shown}", "write elsewhere or in another format"):
-            with part.open("wb") as stream:
-                form.write(frame, stream)
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with explained(f"to write a table to {shown}", "write elsewhere or in another format"), replacing(path) as stream:
+        form.write(frame, stream)

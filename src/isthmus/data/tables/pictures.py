@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from numpy.typing import NDArray
 
+from isthmus.data.tables.sizes import read_unpacked
 from isthmus.data.tables.wording import one_line
 from isthmus.errors import InputError
 
@@ -81,7 +82,9 @@ def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
             yield path, ""
     for inside in sorted(folder.iterdir()):
         if inside.is_dir():
-            yield from ((path, inside.name) for path in sorted(inside.iterdir()) if _is_image(path.name))
+            yield from (
+                (path, inside.name) for path in sorted(inside.iterdir()) if path.is_file() and _is_image(path.name)
+            )
 
 
 def read_images(folder: Path) -> tuple[UInt8[np.ndarray, "n channels h w"], list[str]]:
@@ -158,7 +161,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         Of the shape that the file says.
 
     Raises:
-        InputError: it is no such file, of another type than bytes, or of another length than it says.
+        InputError: it is no such file, of another type than bytes, or of another length than it says; or it unpacks to
+            too much.
 
     References:
         Y. LeCun, The MNIST database of handwritten digits, "file formats".
@@ -173,8 +177,11 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """
     advice = "put the original there"
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-            content = file.read()
+        if path.name.lower().endswith(".gz"):
+            with gzip.open(path) as stream:
+                content = read_unpacked(stream, path)
+        else:
+            content = path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"expected an idx file in {path}; got {one_line(error)}; {advice}") from error
     dimensions = content[3] if len(content) > 3 and content[:3] == b"\0\0\x08" else 0
@@ -244,10 +251,11 @@ def write_png(image: UInt8[np.ndarray, "h w *channels"], file: Any) -> None:
         image: grey, or red, green and blue.
         file: a path, or a stream.
     """
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
-    grey = image.ndim == 3 and image.shape[2] == 1
-    Image.fromarray(image[:, :, 0] if grey else image).save(file, "PNG")
+    grey, maker = image.ndim == 3 and image.shape[2] == 1, PngImagePlugin.PngInfo()
+    maker.add_text("Software", "isthmus")
+    Image.fromarray(image[:, :, 0] if grey else image).save(file, "PNG", pnginfo=maker)
 
 
 def _is_image(name: str) -> bool:

@@ -31,6 +31,7 @@ from isthmus.data.tables.columns import named
 from isthmus.data.tables.files import arrow_to_frame, explained, plain, shown_path
 from isthmus.data.tables.schema import Schema
 from isthmus.data.tables.wording import check_known, quoted
+from isthmus.disk import replacing
 from isthmus.errors import InputError
 
 SAMPLE_ROWS = 250_000
@@ -339,27 +340,23 @@ def write_frames(frames: Iterable[pd.DataFrame], path: Path, types: Mapping[str,
 
     Args:
         frames: at least one.
-        path: of the file; beside it, another name is used until all is written.
+        path: of the file.
         types: of columns whose values in the first frame may not tell.
 
     Raises:
         InputError: the file cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
     writer = None
-    with explained(f"to write a table to {shown_path(path)}", "write elsewhere"):
+    with explained(f"to write a table to {shown_path(path)}", "write elsewhere"), replacing(path) as file:
         try:
             for frame in frames:
                 schema = pa.Schema.from_pandas(frame, preserve_index=False).remove_metadata()
                 schema = pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema])
-                writer = writer or pa.parquet.ParquetWriter(part, schema)
+                writer = writer or pa.parquet.ParquetWriter(file, schema)
                 writer.write_table(pa.Table.from_pandas(frame, writer.schema, preserve_index=False))
         finally:
             if writer is not None:
                 writer.close()
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
 
 
 def _refusal(check: Callable[[pd.DataFrame], object], frame: pd.DataFrame) -> InputError | None:
@@ -410,7 +407,7 @@ def _files(source: str | Path) -> list[Path]:
     if not found:
         raise InputError(f"expected Parquet files in {shown_path(source)}; got none; check the path")
     for file in found:
-        if file.suffix.lower() != ".parquet":
+        if file.suffix.lower() != ".parquet" or not os.path.isfile(file):
             raise InputError(
                 f"expected files that end in .parquet; got {shown_path(file)}; convert it, or leave it out"
             )

@@ -1,0 +1,64 @@
+"""A compressed file is refused, before or while it is unpacked, where it unpacks to more than is allowed."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from isthmus import cli
+from isthmus.data.tables import read_table
+from isthmus.data.tables.sizes import MOST_UNPACKED, parse_size, shown_size
+from isthmus.errors import InputError
+
+MIB = 1 << 20
+ROWS = 1 << 18  # 2 MiB of float64
+
+
+def npz(path):
+    np.savez_compressed(path, X=np.zeros((ROWS, 1)))
+
+
+def idx(path):
+    header = b"\0\0\x08\x03" + np.array([ROWS // 2, 4, 4], ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + bytes(8 * ROWS)))
+
+
+BOMBS = {"t.npz": npz, "images-idx3-ubyte.gz": idx}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_compressed_table_unpacks_to_what_is_allowed_and_no_more(tmp_path, name):
+    path = tmp_path / name
+    BOMBS[name](path)
+    assert path.stat().st_size < MIB / 4
+    assert len(read_table(path, max_unpacked=4 * MIB)) in (ROWS, ROWS // 2)
+    with pytest.raises(InputError, match=r"to unpack to at most 1 MiB; got at least [1-3].* --max-unpacked [24]MiB"):
+        read_table(path, max_unpacked=MIB)
+
+
+@pytest.mark.parametrize("verb", ["fit", "score", "encode", "decode", "evaluate", "report", "explore", "grids"])
+def test_every_verb_that_reads_a_table_takes_the_bound(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    assert "--max-unpacked SIZE" in capsys.readouterr().out
+    assert cli.main([verb, "a", "b", "--max-unpacked", "much"]) == 2
+    assert "expected a size such as 8GiB; got 'much'" in capsys.readouterr().err
+
+
+def test_the_command_line_raises_the_bound(tmp_path, capsys):
+    npz(tmp_path / "t.npz")
+    fit = ["fit", str(tmp_path / "t.npz"), "-o", str(tmp_path / "model"), "--max-unpacked"]
+    assert cli.main([*fit, "1MiB"]) == 2
+    assert "at most 1 MiB; got at least 2 MiB" in capsys.readouterr().err
+    assert cli.main([*fit, "4MiB"]) == 2
+    assert "expected at least one column" in capsys.readouterr().err  # all are constant
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1e9", "8 GX", "GiB", "nan", "9" * 400, "٣"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(InputError, match="expected a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 10, 3 << 20, MOST_UNPACKED, 5 << 40])
+def test_sizes_are_read_as_they_are_shown(size):
+    assert parse_size(shown_size(size)) == size
