@@ -4,9 +4,9 @@ A flow
 
 A :py:class:`Flow <isthmus.flow.Flow>` is a law of rows. An injection has codes too: an encoder, a decoder and the
 change of volume between them. Where the decoder's image is learnt it is a ``LearnedManifold``, and noise off it
-completes the density of a row. This one is linear with an orthonormal basis, g(z) = b + Q diag(s) z, so that everything about it is
-known: its best fit is principal component analysis, and its density with noise off the plane is probabilistic principal
-component analysis (Tipping and Bishop 1999).
+completes the density of a row. This one is linear with an orthonormal basis, g(z) = b + Q diag(s) z, so that everything
+about it is known: its best fit is principal component analysis, and its density with noise off the plane is
+probabilistic principal component analysis (Tipping and Bishop 1999).
 """
 
 from typing import final

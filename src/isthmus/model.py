@@ -132,7 +132,7 @@ class Model(nn.Module):
         flow = self.injection
         return self._by_rows(lambda u, c: flow.encode(self.columns.standardise(u), c), self._checked(x), c)
 
-    def decode(self, z: Rows, c: RowContext = None) -> Float[Tensor, "batch n"]:
+    def decode(self, z: Float[Tensor, "batch d"] | ArrayLike, c: RowContext = None) -> Float[Tensor, "batch n"]:
         """Return the points `g(z)`."""
         flow = self.injection
         return self._by_rows(lambda z, c: self.columns.restore(flow.decode(z, c)), matrix(z, "codes"), c)
@@ -160,6 +160,20 @@ class Model(nn.Module):
             )
         return self.flow
 
+    def evaluation(self, density: str | None) -> str:
+        """Return the name of an evaluation of the density, the usual one where none is named.
+
+        Args:
+            density: one of `density.names`, or None.
+
+        Raises:
+            InputError: the density has no such evaluation.
+        """
+        names = self.density.names
+        if density is not None and density not in names:
+            raise InputError(f"expected a density among {', '.join(names)}; got {density!r}; choose one of them")
+        return density or names[0]
+
     def log_prob(self, x: Rows, c: RowContext = None, *, density: str | None = None) -> Float[Tensor, " batch"]:
         """Return the log density of each row in nats, in the user's units, the preparation's log-determinant included.
 
@@ -180,10 +194,7 @@ class Model(nn.Module):
         Raises:
             InputError: the density has no such evaluation.
         """
-        names = self.density.names
-        if density is not None and density not in names:
-            raise InputError(f"expected a density among {', '.join(names)}; got {density!r}; choose one of them")
-        if density == "ambient":
+        if self.evaluation(density) == "ambient":
             return self.estimate(x, c).value
         return self._by_rows(self._manifold if density == "manifold" else self._log_prob, self._checked(x), c)
 

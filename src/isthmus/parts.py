@@ -79,7 +79,8 @@ class Parts:
         """The parts that are still to be computed.
 
         Raises:
-            InputError: the folder holds something else, or parts of another model, input or density.
+            InputError: the density has no such evaluation; the folder holds something else, or parts of another model,
+                input or density.
         """
         manifest, path = self._manifest(), self.folder / _MANIFEST
         try:
@@ -145,7 +146,7 @@ class Parts:
     def _manifest(self) -> dict[str, Any]:
         return {
             "verb": self.verb,
-            "density": self.density if self.verb == "score" else None,
+            "density": self.fitted.model.evaluation(self.density) if self.verb == "score" else None,
             "model": _fingerprint(self.fitted),
             "input": self.table.fingerprint(),
             "rows": [run.rows for run in self._runs],

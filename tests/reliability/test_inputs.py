@@ -89,14 +89,17 @@ OTHERS = {
     "sparse tensor": lambda x, i, j: torch.tensor(x).to_sparse(),
     "complex tensor": lambda x, i, j: torch.tensor(x + 1j),
     "ragged": lambda x, i, j: [*x.tolist(), [0.0] * (x.shape[1] + 1)],
-    "text in pandas": lambda x, i, j: pd.DataFrame(x).assign(text="a"),
-    "category in pandas": lambda x, i, j: pd.DataFrame(x).assign(c=pd.Categorical(["a"] * len(x))),
-    "times in pandas": lambda x, i, j: pd.DataFrame(x.astype("M8[s]")),
-    "text in polars": lambda x, i, j: pl.DataFrame(x).with_columns(t=pl.lit("a")),
     "generator": lambda x, i, j: iter(x),
     "nothing": lambda x, i, j: None,
     "number": lambda x, i, j: float(x[i, j]),
 }
+FRAMES = {  # named columns of other kinds become numbers by a schema: a model, unless the numbers say no
+    "text in pandas": lambda x, i, j: pd.DataFrame(x).assign(text="a"),
+    "category in pandas": lambda x, i, j: pd.DataFrame(x).assign(c=pd.Categorical(["a"] * len(x))),
+    "times in pandas": lambda x, i, j: pd.DataFrame(x.astype("M8[s]")),
+    "text in polars": lambda x, i, j: pl.DataFrame(x).with_columns(t=pl.lit("a")),
+}
+GAPS = {("nan", "pandas"), ("nan", "polars")}  # a gap in a frame is a missing value
 FORMS = {
     "array": lambda x: x,
     "Fortran order": np.asfortranarray,
@@ -123,27 +126,30 @@ def answer(X):
 
 
 def test_bad_tables_are_answered_in_one_sentence_and_left_alone(times, tally, unchecked):
-    tried, wrong = 0, []
+    tried, fitted, wrong, faults = 0, 0, [], NUMBERS | OTHERS | FRAMES
 
     @some(times(200, 5000))
-    @given(TABLES, PLACES, st.sampled_from([*NUMBERS, *OTHERS]), st.sampled_from(list(FORMS)))
+    @given(TABLES, PLACES, st.sampled_from(list(faults)), st.sampled_from(list(FORMS)))
     def run(x, place, fault, form):
-        nonlocal tried
+        nonlocal tried, fitted
         i, j = place[0] % x.shape[0], place[1] % x.shape[1]
-        bad = NUMBERS[fault](x, i, j) if fault in NUMBERS else OTHERS[fault](x, i, j)
+        bad = faults[fault](x, i, j)
         if fault == "too large" and form == "float32":
             return  # no float32 is
         X = FORMS[form](bad) if fault in NUMBERS else bad
         before = X.tobytes() if isinstance(X, np.ndarray) and X.dtype != object else None
         said = answer(X)
         tried += 1
-        if said is not None or (before is not None and X.tobytes() != before):
+        suits = said == "a model" and (fault in FRAMES or (fault, form) in GAPS)
+        fitted += suits
+        if not (said is None or suits) or (before is not None and X.tobytes() != before):
             wrong.append((fault, form, said))
 
     run()
     promise = "A table that cannot work is refused by `fit` in one sentence, and left as it was"
-    tally("Bad input", promise, tried, tried - len(wrong), faults=len(NUMBERS) + len(OTHERS), forms=len(FORMS))
+    tally("Bad input", promise, tried, tried - len(wrong), faults=len(faults), forms=len(FORMS), fitted=fitted)
     assert not wrong, wrong[:5]
+    assert fitted
 
 
 FILES = {

@@ -152,21 +152,21 @@ def latent_dim_curve(records: Sequence[Mapping[str, float]], chosen: int) -> Pic
     """Held-out log density against the latent dimension, with standard errors.
 
     Args:
-        records: each with `latent_dim`, `log_density` in nats a row and `standard_error`.
+        records: each with `latent_dim`, `log_likelihood` in nats a row and `standard_error`.
         chosen: the dimension that was taken.
 
     Returns:
         The picture.
 
     Example:
-        >>> records = [{"latent_dim": d, "log_density": -3.0 / d, "standard_error": 0.1} for d in (1, 2, 4)]
+        >>> records = [{"latent_dim": d, "log_likelihood": -3.0 / d, "standard_error": 0.1} for d in (1, 2, 4)]
         >>> latent_dim_curve(records, 2).alt
         'Held-out log density by latent dimension: 1: −3.00, 2: −1.50, 4: −0.75 nats per row; 2 was chosen, 4 is
         highest.'
     """
     figure, (ax,) = canvas(height=2.6)
     order = sorted(records, key=lambda record: record["latent_dim"])
-    d, value, error = (np.array([r[k] for r in order]) for k in ("latent_dim", "log_density", "standard_error"))
+    d, value, error = (np.array([r[k] for r in order]) for k in ("latent_dim", "log_likelihood", "standard_error"))
     ax.errorbar(d, value, error, fmt="o-", color=ROWS, ms=4, label="held-out log density, standard error")
     ax.axvline(chosen, color=MODEL, ls="--", label=f"chosen: {chosen}")
     ax.set(xlabel="latent dimension", ylabel="log density\n(nats per row)")

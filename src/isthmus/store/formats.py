@@ -124,6 +124,7 @@ def _not_negative(value: float) -> float:
 
 Count = Annotated[int, Field(ge=0, le=10**18)]
 Size = Annotated[float, AfterValidator(_not_negative)]
+_OPTIONAL: Any = Field(default=None)  # not there; a null that is there is refused, as a default is not validated
 
 
 class _Part(BaseModel):
@@ -131,7 +132,7 @@ class _Part(BaseModel):
 
 
 class _Validation(_Part):
-    reconstruction_mse: Size = Field(default=None)
+    reconstruction_mse: Size = _OPTIONAL
     __pydantic_extra__: dict[str, float] = Field(init=False)  # log densities
 
 
@@ -173,9 +174,6 @@ class _Tried(_Part):
 
 class _Rows(_Part):
     rows: Count
-
-
-_OPTIONAL: Any = Field(default=None)  # not there; a null that is there is refused, as a default is not validated
 
 
 class Figures(_Part):
