@@ -11,6 +11,7 @@ from pandas.api import types
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from isthmus.data.tables.columns import Column, Level, Role, is_image, named
+from isthmus.data.tables.delimited import Dialect, Reading
 from isthmus.data.tables.wording import check_known, listed, quoted
 from isthmus.errors import InputError
 
@@ -20,6 +21,10 @@ MAX_LEVELS = 50
 
 class Schema(BaseModel):
     """The exactly invertible map between a user's table and the matrices X and C; plain data, so it is stored as JSON.
+
+    Attributes:
+        columns: in the order of the table.
+        dialect: how the table was read, if that was a text file; later ones are read alike.
 
     Example:
         >>> frame = pd.DataFrame({"age": [30, 41, 30, 52], "colour": ["red", "blue", "red", "red"], "unit": "cm"})
@@ -36,6 +41,7 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     columns: tuple[Column, ...]
+    dialect: Dialect | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Schema:
@@ -81,9 +87,10 @@ class Schema(BaseModel):
         limit = min(MAX_LEVELS, len(frame) / 2)
         wide = [column for column in columns if len(column.levels) > limit and not column.constant]
         kept = [column for column in columns if len(column.levels) <= limit or column.constant]
-        schema = cls(columns=tuple(kept))
+        reading = Reading.model_validate(frame.attrs["reading"]) if "reading" in frame.attrs else None
+        schema = cls(columns=tuple(kept), dialect=reading and reading.dialect)
         _check_useful(schema, targets, wide)
-        return schema, _notes(kept, wide, beside, frame)
+        return schema, [*(reading.notes if reading else ()), *_notes(kept, wide, beside, frame)]
 
     @property
     def features(self) -> tuple[str, ...]:
