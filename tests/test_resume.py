@@ -465,6 +465,31 @@ def test_a_table_on_standard_input_is_kept(command, monkeypatch, tmp_path):
     assert weights(tmp_path / "model") == weights(tmp_path / "whole")
 
 
+def test_how_cells_are_read_is_remembered(command, monkeypatch, tmp_path):
+    words = ("--missing", "<5", "--decimal", ",")
+    rows = [
+        f"{a:.3f}".replace(".", ",") + f';{"<5" if k % 9 == 0 else k};"{k % 7},125"'
+        for k, a in enumerate(TABLE[:100, 0])
+    ]
+    (tmp_path / "odd.csv").write_text("\n".join(["a;b;c", *rows]))
+    fit_it = ("fit", "odd.csv", "-o", "model", *words, *OPTIONS)
+    assert "expected . or ,; got ';'" in command(*fit_it, "--decimal", ";")[2]
+    assert interrupted(monkeypatch, lambda: command(*fit_it))[0] == 130
+    assert command("fit", "--resume", "model.run", "--decimal", ".")[0] == 2
+    code, _, said = command("fit", "--resume", "model.run")
+    assert code == 0
+    assert "Numbers are written like 1.234,5 (2): 'a', 'c'." in said
+    schema = isthmus.load(tmp_path / "model").schema
+    assert schema.features == ("a", "b", "b is missing", "c")
+    assert (schema.dialect.missing, schema.dialect.form) == (("<5",), "1.234,5")
+    for row in ("0,5;<5;1,125", "0,5;?;1,125"):
+        (tmp_path / "one.csv").write_text(f"a;b;c\n{row}\n")
+        code, scores, _ = command("score", "model", "one.csv")
+        assert code == 0
+        assert scores == command("score", "model", "one.csv", *words)[1]
+        assert len(scores.splitlines()) == 2
+
+
 def test_force_starts_over_but_replaces_nothing_else(command, monkeypatch, tmp_path):
     assert interrupted(monkeypatch, lambda: command("fit", "table.csv", "-o", "model", "--seed", 1, *OPTIONS))[0] == 130
     assert command("fit", "table.csv", "-o", "model", "--force", *OPTIONS)[0] == 0

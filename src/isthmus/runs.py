@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -70,6 +70,8 @@ class Command(BaseModel):
     report: bool
     network_named: bool
     max_unpacked: int | None = None
+    missing: list[str] = []
+    decimal: Literal["", ".", ","] = ""
 
 
 class Record(BaseModel):

@@ -13,6 +13,7 @@ import typer
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
+    from isthmus.data.tables import Schema
     from isthmus.store import Fitted
 
 __all__: list[str] = []  # verbs are typed, not called
@@ -40,6 +41,13 @@ def _bytes(text: str) -> int:
         return parse_size(text)
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _decimal_mark(text: str) -> str:
+    """Read a decimal mark."""
+    if text not in ("", ".", ","):
+        raise typer.BadParameter(f"expected . or ,; got {text!r}; name one of them")
+    return text
 
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
@@ -75,6 +83,18 @@ MaxUnpacked = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
+Missing = Annotated[
+    list[str] | None,
+    typer.Option(metavar="WORD", help="One more spelling of a missing value in text files. Repeatable."),
+]
+Decimal = Annotated[
+    str,
+    typer.Option(
+        parser=_decimal_mark,
+        metavar=".|,",
+        help="Decimal mark of text files, where the numbers themselves do not tell it.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the random draw.", min=0, max=2**32 - 1)]
@@ -113,11 +133,18 @@ def load_model(model: Path, output: str | None = None, tables: Sequence[str] = (
     return load(model)
 
 
-def read(table: str | Path, max_unpacked: int | None = None) -> Any:
-    """Read a table as a frame."""
+def read(
+    table: str | Path,
+    max_unpacked: int | None = None,
+    missing: Sequence[str] | None = None,
+    decimal: str = "",
+    schema: "Schema | None" = None,
+) -> Any:
+    """Read a table as a frame; with the schema of a model, as the table of its fit was read."""
     from isthmus.data.tables import MOST_UNPACKED, read_table
 
-    return read_table(table, max_unpacked=MOST_UNPACKED if max_unpacked is None else max_unpacked)
+    most = MOST_UNPACKED if max_unpacked is None else max_unpacked
+    return read_table(table, max_unpacked=most, missing=missing or (), decimal=decimal, schema=schema)
 
 
 def is_long(tables: Sequence[str], *, stream: bool) -> bool:

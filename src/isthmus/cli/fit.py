@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isthmus import screens
-from isthmus.cli.common import ARGUMENTS, AsJson, AsStream, MaxUnpacked, app, busy, is_long, read, say
+from isthmus.cli.common import ARGUMENTS, AsJson, AsStream, Decimal, MaxUnpacked, Missing, app, busy, is_long, read, say
 from isthmus.cli.outputs import check_model_output
 from isthmus.errors import InputError
 
@@ -54,6 +54,8 @@ def fit(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
     max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     stream: AsStream = False,
     devices: Annotated[
@@ -74,6 +76,9 @@ def fit(
 
     Text, booleans, times and missing values are turned into numbers, constant columns are left out; what was done is
     said, and undone by the other verbs. A tenth of the rows is held out to choose by.
+
+    In a text file the cells tell the delimiter, decimal and thousands marks, whether the first row is of names, and
+    which words are missing values among numbers; that is said too, and later files are read in the same way.
 
     A folder of PNG or JPEG images, an .npz file with an array of images, or an idx file is a table of images, learnt by
     convolutional networks unless others are named. The sub-folders of a folder, or the labels beside an array, are a
@@ -100,6 +105,8 @@ def fit(
         flags = {
             "--no-report": no_report,
             "--stream": stream,
+            "--missing": missing,
+            "--decimal": decimal,
             "--max-unpacked": max_unpacked is not None,
         }
         _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
@@ -109,6 +116,7 @@ def fit(
         raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
     else:
         command = {"targets": target or [], "force": force, "report": not no_report, "max_unpacked": max_unpacked}
+        command |= {"missing": missing or [], "decimal": decimal}
         tables = table if is_long(table, stream=stream) else table[0]
         check_model_output(output, [*table, *([recipe] if recipe else [])], force=force)
         run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
@@ -233,7 +241,7 @@ def _fitted(run_dir: Path, command: "Command", *, as_json: bool) -> "tuple[Fitte
             stream, notes = Stream.learn(files, _targets(command.targets, files.columns), seed=recipe.seed)
         schema, rows, frame = stream.schema, (stream,), None
     else:
-        frame = read(table, command.max_unpacked)
+        frame = read(table, command.max_unpacked, command.missing, command.decimal)
         schema, notes = Schema.learn(frame, _targets(command.targets, list(frame.columns)))
         rows = schema.encode(frame)
         if schema.image:

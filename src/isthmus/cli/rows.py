@@ -10,9 +10,11 @@ import typer
 
 from isthmus.cli.common import (
     AsStream,
+    Decimal,
     Engine,
     Force,
     MaxUnpacked,
+    Missing,
     ModelFolder,
     PartsOut,
     Seed,
@@ -50,6 +52,8 @@ def score(
     ] = "linearised",
     stream: AsStream = False,
     engine: Engine = "local",
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
     strict: Strict = False,
@@ -72,7 +76,8 @@ def score(
     if is_long(table, stream=stream or engine != "local"):
         fitted = _write_parts(model, table, output, engine, verb="score", density=density)
     else:
-        fitted, frame = load_model(model, output, table, force=force), read(table[0], max_unpacked)
+        fitted = load_model(model, output, table, force=force)
+        frame = read(table[0], max_unpacked, missing, decimal, fitted.schema)
         with busy(f"scoring {len(frame):,} rows"):
             scores = scoring.score(fitted, frame, density=density)
         write(scores, output)
@@ -130,6 +135,8 @@ def encode(
     output: PartsOut = None,
     stream: AsStream = False,
     engine: Engine = "local",
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
 ) -> None:
@@ -143,7 +150,8 @@ def encode(
     if is_long(table, stream=stream or engine != "local"):
         _write_parts(model, table, output, engine, verb="encode")
     else:
-        write(scoring.encode(load_model(model, output, table, force=force), read(table[0], max_unpacked)), output)
+        fitted = load_model(model, output, table, force=force)
+        write(scoring.encode(fitted, read(table[0], max_unpacked, missing, decimal, fitted.schema)), output)
 
 
 @app.command(epilog="Example: isthmus decode model codes.csv -o rows.csv")
@@ -153,6 +161,8 @@ def decode(
         str, typer.Argument(metavar="CODES", help="Table that `isthmus encode` wrote; - for standard input.")
     ],
     output: TableOut = None,
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
 ) -> None:
@@ -163,7 +173,8 @@ def decode(
     """
     from isthmus import scoring
 
-    write(scoring.decode(load_model(model, output, [codes], force=force), read(codes, max_unpacked)), output)
+    fitted = load_model(model, output, [codes], force=force)
+    write(scoring.decode(fitted, read(codes, max_unpacked, missing, decimal)), output)
 
 
 def _given(texts: Sequence[str]) -> dict[str, Any]:

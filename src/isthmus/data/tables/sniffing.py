@@ -151,11 +151,10 @@ def has_header(rows: Rows, known: Collection[str] = (), *, headless: bool = Fals
     first, below = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
     if known and not set(first).isdisjoint(set(known) - {""}):
         return True
-    if headless:
-        return False
     if not below:
-        return any(kind_of(cell) is Kind.TEXT for cell in first)
-    return _is_of_names(_Top(first, below))
+        return not headless and any(kind_of(cell) is Kind.TEXT for cell in first)
+    top = _Top(first, below)
+    return bool(top.where(Kind.TEXT, NUMBERS)) if headless else _is_of_names(top)
 
 
 class _Top:
