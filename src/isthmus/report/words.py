@@ -274,12 +274,21 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
         ("Conditioned on", f"{flow.context_dim} context features" if flow.context_dim else ""),
         ("Noise off the surface", _noise(mse, D, d) if mse is not None else ""),
         ("Directions above the noise", f"{evidence.spectrum.above_noise:.3g} of {d}"),
-        ("beta", f"{number(metrics['beta'])}: {metrics['beta_reason']}" if "beta_reason" in metrics else ""),
+        (
+            "beta",
+            f"{number(metrics['beta'])}: {metrics['beta_reason']}" if {"beta", "beta_reason"} <= metrics.keys() else "",
+        ),
         ("Latent density", _part(fitted.latent.model_dump())),
         ("Noise model", _part(fitted.noise.model_dump())),
-        ("Training", f"{metrics['steps']:,} steps in {metrics['seconds']:.0f} s" if "steps" in metrics else ""),
+        ("Training", _effort(metrics)),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _effort(metrics: Mapping[str, Any]) -> str:
+    if not {"steps", "seconds"} <= metrics.keys():
+        return ""
+    return f"{metrics['steps']:,} steps in {metrics['seconds']:.0f} s"
 
 
 def _noise(mse: float, D: int, d: int) -> str:

@@ -175,17 +175,19 @@ def read_figures(path: Path) -> Record:
     Args:
         path: of `metrics.json`.
 
+    Returns:
+        The figures that are there, fractions as floats, and whatever else stands beside them.
+
     Raises:
         InputError: they are not.
     """
     record = _read_json(path)
     try:
-        Figures.model_validate(record)
+        return Figures.model_validate(record).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise InputError(
             f"expected the figures of a fit in {path}; got {_explained(error)}; the model is damaged, fit it again"
         ) from error
-    return record
 
 
 def _read_json(path: Path) -> Record:
