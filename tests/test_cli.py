@@ -138,8 +138,9 @@ def test_sampling_depends_on_its_options_only(folder):
         return done("sample", folder / "numbers", "-n", 50, *options).out
 
     assert sample() == sample("--seed", 0) != sample("--seed", 1)
-    smooth = pd.read_csv(io.StringIO(sample("--no-noise", "--temperature", 0)))
-    assert np.ptp(smooth.to_numpy(), axis=0).max() < 1e-9
+    coldest = pd.read_csv(io.StringIO(sample("--no-noise", "--temperature", 0)))
+    latent = isthmus.load(folder / "numbers").model.flow.latent()
+    assert len(coldest.round(9).drop_duplicates()) <= getattr(latent, "logits", torch.zeros(1)).numel()
 
 
 def test_scores_are_those_of_the_model_in_row_order(folder):

@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from torch.distributions import MultivariateNormal
 
+from isthmus import latents
 from isthmus.errors import InputError
 from isthmus.latents import LATENTS, MultivariateStudentT, mixture, student_t
 
@@ -121,3 +122,45 @@ def test_mixture_is_the_weighted_sum_of_its_gaussians():
         for share, mean, tril in zip(lazy.logits.softmax(0), lazy.means, lazy.scale_tril, strict=True)
     ]
     torch.testing.assert_close(lazy().log_prob(z), torch.stack(parts).logsumexp(0), rtol=1e-12, atol=1e-12)
+
+
+def far_apart():
+    lazy = latents.mixture(2, components=2)
+    lazy.means = torch.tensor([[-9.0, 0.0], [9.0, 0.0]])
+    return lazy
+
+
+def of_classes():
+    lazy = latents.mixtures(2, 1, contexts=2, components=2)
+    lazy.means = torch.tensor([[[-9.0, 0.0], [9.0, 0.0]], [[0.0, -9.0], [0.0, 9.0]]])
+    lazy.contexts = torch.tensor([[0.0], [1.0]])
+    return lazy
+
+
+COLD = {
+    "normal": (lambda: latents.normal(3), None),
+    "student_t": (lambda: latents.student_t(3), None),
+    "flow": (lambda: latents.flow(2, transforms=1, width=8), None),
+    "flow given c": (lambda: latents.flow(2, 1, transforms=1, width=8), torch.zeros(4000, 1)),
+    "mixture": (far_apart, None),
+    "mixtures": (of_classes, torch.ones(4000, 1)),
+    "all mixtures": (of_classes, None),
+}
+
+
+@pytest.mark.parametrize("name", COLD)
+def test_colder_codes_are_likelier_and_stay_at_their_modes(name):
+    """Codes scaled towards the origin, as once was done, put half of them between the modes of a mixture."""
+    make, c = COLD[name]
+    torch.manual_seed(0)
+    base = make()(c)
+    means = [float(base.log_prob(latents.draw(base, 4000, t)).detach().mean()) for t in (0.0, 0.3, 0.6, 1.0)]
+    assert means == sorted(means, reverse=True)
+    assert means[1] > means[3] + 0.3
+
+
+def test_a_density_without_a_colder_form_refuses_a_temperature():
+    uniform = torch.distributions.Independent(torch.distributions.Uniform(torch.zeros(2), torch.ones(2)), 1)
+    assert latents.draw(uniform, 3).shape == (3, 2)
+    with pytest.raises(InputError, match="expected temperature 1 for codes of a Independent"):
+        latents.draw(uniform, 3, 0.5)

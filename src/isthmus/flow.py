@@ -114,18 +114,24 @@ class Flow(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n D"]:
-        """Points g(z) of the manifold, (n, D), z ~ p_Z scaled by `temperature`; with a context one point for each row.
+        """Draw points g(z) of the manifold, z ~ p_Z, (n, D); with a context one for each of its rows.
+
+        Args:
+            n: number of points.
+            c: context, (n, C), or None.
+            temperature: scale >= 0 of the codes about their modes, see `isthmus.latents.draw`.
 
         Raises:
-            InputError: a context is given that has not n rows.
+            InputError: the context has not n rows; the latent density has no colder form.
         """
-        if c is None:
-            return self.decode(temperature * self.base().sample(torch.Size([n])))
-        if c.shape[0] != n:
+        return self.decode(self.draw(n, c, temperature=temperature), c)
+
+    @torch.no_grad()
+    def draw(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n d"]:
+        """Draw codes z ~ p_Z, (n, d); see `sample`."""
+        if c is not None and c.shape[0] != n:
             raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
-        base = self.base(c)
-        z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
-        return self.decode(temperature * z, c)
+        return latents.draw(self.base(c), n, temperature)
 
     def reconstruct(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch D"]:
         """The point of the manifold that x is mapped to, `x_hat = g(f(x))`, (batch, D)."""

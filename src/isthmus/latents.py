@@ -19,16 +19,29 @@ from torch.distributions import (
     Categorical,
     Chi2,
     Distribution,
+    Independent,
     MultivariateNormal,
+    Normal,
     Transform,
+    TransformedDistribution,
     constraints,
 )
-from zuko.distributions import DiagNormal, Mixture
+from zuko.distributions import DiagNormal, Mixture, NormalizingFlow
 from zuko.lazy import Flow, LazyDistribution, UnconditionalDistribution, UnconditionalTransform
 
 from isthmus.errors import InputError
 
-__all__ = ["LATENTS", "Mixtures", "MultivariateStudentT", "flow", "mixture", "mixtures", "normal", "student_t"]
+__all__ = [
+    "LATENTS",
+    "Mixtures",
+    "MultivariateStudentT",
+    "draw",
+    "flow",
+    "mixture",
+    "mixtures",
+    "normal",
+    "student_t",
+]
 
 
 class MultivariateStudentT(Distribution):
@@ -183,8 +196,8 @@ class _MixtureOfEach(Distribution):
     support = constraints.real_vector
     arg_constraints = {}  # noqa: RUF012 (torch's own convention)
 
-    def __init__(self, of: Mixtures, index: Tensor) -> None:
-        self.of, self.index = of, index
+    def __init__(self, of: Mixtures, index: Tensor, temperature: float = 1.0) -> None:
+        self.of, self.index, self.temperature = of, index, temperature
         super().__init__(index.shape, of.means.shape[-1:], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n"]:
@@ -199,7 +212,7 @@ class _MixtureOfEach(Distribution):
         """One draw for each row, (*sample_shape, n, d)."""
         k = Categorical(logits=self.of.logits[self.index]).sample(torch.Size(sample_shape))
         means, tril = self.of.means[self.index, k], self.of.scale_tril[self.index, k]
-        return means + (tril @ torch.randn_like(means).unsqueeze(-1)).squeeze(-1)
+        return means + self.temperature * (tril @ torch.randn_like(means).unsqueeze(-1)).squeeze(-1)
 
 
 def mixtures(
@@ -260,6 +273,55 @@ def flow(
 
 def _scale(centre: Tensor, scale: Tensor) -> Transform:
     return AffineTransform(-centre / scale, 1 / scale, event_dim=1)
+
+
+def draw(base: Distribution, n: int, temperature: float = 1.0) -> Float[Tensor, "n d"]:
+    """Draw n codes from a latent density, colder than it where `temperature` is below 1.
+
+    A colder code lies nearer to the mode it belongs to: a Gaussian, each Gaussian of a mixture, and the base of a flow
+    have their standard deviations multiplied by the temperature, about their own means; a Student-t likewise about 0.
+    So the mean log density of codes rises as the temperature falls, which scaling codes towards the origin would not do
+    where the density has several modes.
+
+    Args:
+        base: a latent distribution; where its batch shape is (n,), one code is drawn for each.
+        n: number of codes.
+        temperature: scale >= 0; 1 is the density itself.
+
+    Returns:
+        Codes, (n, d).
+
+    Raises:
+        InputError: the temperature is another than 1 and the density has no colder form.
+
+    Example:
+        >>> far_apart = Mixture(DiagNormal(torch.tensor([[-9.0], [9.0]]), torch.ones(2, 1)), torch.zeros(2))
+        >>> draw(far_apart, 100, temperature=0.0).abs().unique()
+        tensor([9.])
+    """
+    colder = base if temperature == 1 else _colder(base, temperature)
+    return colder.sample(torch.Size([]) if base.batch_shape else torch.Size([n]))
+
+
+def _colder(base: Distribution, temperature: float) -> Distribution:
+    match base:
+        case Mixture():
+            return Mixture(_colder(base.base, temperature), base.logits)
+        case _MixtureOfEach():
+            return _MixtureOfEach(base.of, base.index, temperature)
+        case NormalizingFlow():
+            return NormalizingFlow(base.transform, _colder(base.base, temperature))
+        case MultivariateNormal():
+            return MultivariateNormal(base.loc, scale_tril=temperature * base.scale_tril, validate_args=False)
+        case Independent(base_dist=Normal() as one):
+            scaled = Normal(one.loc, temperature * one.scale, validate_args=False)
+            return Independent(scaled, base.reinterpreted_batch_ndims, validate_args=False)
+        case MultivariateStudentT():
+            return TransformedDistribution(base, AffineTransform(0.0, temperature, event_dim=1), validate_args=False)
+    raise InputError(
+        f"expected temperature 1 for codes of a {type(base).__name__}, which has no colder form; got {temperature}; "
+        "leave it out"
+    )
 
 
 LATENTS: dict[str, Callable[..., LazyDistribution]] = {

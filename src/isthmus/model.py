@@ -177,7 +177,7 @@ class Model(nn.Module):
             n: number of rows, >= 1.
             c: one context row for all, or n of them; required by a conditional model.
             noise: whether to add the noise off the manifold.
-            temperature: scale of codes and noise; 1 is the model.
+            temperature: scale of codes about their modes, and of noise; 1 is the model, less is more typical.
             truncation: share in (0, 1] of the codes to draw from, the likeliest ones under the latent density: of 16
                 codes a row one of as many as that is kept. 1 is the model; less gives more typical rows.
 

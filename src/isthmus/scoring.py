@@ -178,7 +178,7 @@ def sample(
         n: number of rows, >= 1.
         given: a value for each context column of a conditional model.
         noise: whether to add the noise off the manifold.
-        temperature: scale of codes and noise; 1 is the model.
+        temperature: scale of codes about their modes, and of noise; 1 is the model, less is more typical.
         truncation: share in (0, 1] of the codes to draw from, the likeliest ones; 1 is the model.
         seed: of the draw; the global random state is left as it was.
 

@@ -261,7 +261,7 @@ class Ambient(nn.Module):
             n: number of rows.
             c: context, one row for each of the n, or None.
             noise: whether to add e; without, rows lie on the manifold.
-            temperature: scale of the codes and of the noise.
+            temperature: scale of the codes about their modes, and of the noise.
             truncation: share in (0, 1] of the codes to draw from, the likeliest ones; see `likely`.
 
         Returns:
@@ -272,25 +272,26 @@ class Ambient(nn.Module):
         """
         if c is not None and c.shape[0] != n:
             raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
-        z, k = self._codes(n, c) if truncation == 1 else self._likely_codes(n, c, truncation)
-        x = self.flow.decode(temperature * z, c)
+        z, k = self._codes(n, c, temperature) if truncation == 1 else self._likely_codes(n, c, temperature, truncation)
+        x = self.flow.decode(z, c)
         return x + temperature * self.noise.color(torch.randn_like(x), k) if noise and not self.is_exact else x
 
-    def _codes(self, n: int, c: Context) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-        """Codes drawn from p_Z, and the component of each."""
+    def _codes(self, n: int, c: Context, temperature: float) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+        """Draw codes from p_Z, and the component of each."""
         components = None if self.is_exact else self._components(c)
         if components is None:
-            base = self.flow.base(c)
-            z = base.sample() if base.batch_shape else base.sample(torch.Size([n]))
+            z = self.flow.draw(n, c, temperature=temperature)
             return z, torch.zeros(n, dtype=torch.long, device=z.device)
         log_weights, means, tril = components
         k = torch.multinomial(log_weights.exp(), n, replacement=True)
-        return means[k] + (tril[k] @ torch.randn_like(means[k]).unsqueeze(2)).squeeze(2), k
+        return means[k] + temperature * (tril[k] @ torch.randn_like(means[k]).unsqueeze(2)).squeeze(2), k
 
-    def _likely_codes(self, n: int, c: Context, share: float) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-        """Of several codes drawn for each row one of the likeliest share, and the component of each."""
+    def _likely_codes(
+        self, n: int, c: Context, temperature: float, share: float
+    ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+        """Choose of several codes drawn for each row one of the likeliest share, and the component of each."""
         c = None if c is None else c.repeat_interleave(_CANDIDATES, 0)
-        z, k = self._codes(n * _CANDIDATES, c)
+        z, k = self._codes(n * _CANDIDATES, c, temperature)
         index = likely(self.flow.base(c).log_prob(z).reshape(n, _CANDIDATES), share)
         index = index + torch.arange(0, len(z), _CANDIDATES, device=z.device)
         return z[index], k[index]

@@ -104,7 +104,12 @@ def sample(
         bool, typer.Option("--no-noise", help="Points on the manifold, without the noise off it.")
     ] = False,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="Scale of codes and noise; below 1 samples are more typical.", min=0.0)
+        float,
+        typer.Option(
+            metavar="T",
+            help="Scale of codes about their modes, and of noise; below 1 samples are more typical.",
+            min=0.0,
+        ),
     ] = 1.0,
     truncation: Annotated[
         float, typer.Option(metavar="SHARE", help="Draw from this share of the codes, the likeliest, alone.")
