@@ -194,7 +194,7 @@ def another_type(folder):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (broken, ["a Parquet file in", "1.parquet"]),
+        (broken, ["a table in", "1.parquet"]),
         (fewer_columns, ["the same columns", "0.parquet", "1.parquet", "'x'"]),
         (another_type, ["one type for column 'row'", "int64", "1.parquet"]),
     ],

@@ -10,7 +10,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from isthmus.data.tables.arrow import arrow_to_frame, read_feather, read_parquet
 from isthmus.data.tables.columns import is_image, is_number, named
 from isthmus.data.tables.delimited import Asked, read_delimited
 from isthmus.data.tables.pictures import (
@@ -47,23 +48,6 @@ _ENCRYPTED = 1  # flag of an archive's member
 _PLURAL = {"image": "images", "label": "labels"}  # columns and their arrays in an .npz file
 
 
-def plain(table: pa.Table) -> pa.Table:
-    """The same without types that pandas has only as Python objects: decimals become float64, times of day text."""
-    for i, field in enumerate(table.schema):
-        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
-            raise ValueError(f"bytes in column {field.name!r} that are not UTF-8 text")
-        if pa.types.is_decimal(field.type) or pa.types.is_time(field.type):
-            simple = pa.float64() if pa.types.is_decimal(field.type) else pa.string()
-            table = table.set_column(i, field.name, table.column(i).cast(simple))
-    return table
-
-
-def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
-    """A table of pandas; dates become timestamps."""
-    frame = plain(table).to_pandas(date_as_object=False)
-    return frame.reset_index(drop=not any(frame.index.names))
-
-
 def _read_csv(
     source: Path | pa.Buffer, delimiter: str = "", compression: str | None = None, asked: Asked | None = None
 ) -> pd.DataFrame:
@@ -71,18 +55,6 @@ def _read_csv(
     frame = arrow_to_frame(table)
     frame.attrs["reading"] = reading.model_dump()
     return frame
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    with pa.parquet.ParquetFile(path) as file:  # not read_table, which makes columns of folders called a=1
-        return arrow_to_frame(file.read())
-
-
-def _read_feather(path: Path) -> pd.DataFrame:
-    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
-        table = reader.read_all()
-        table.validate(full=True)  # unlike Parquet, the format is trusted when read: a damaged file would crash Python
-        return arrow_to_frame(table)
 
 
 def _array_to_frame(array: np.ndarray, name: str = "") -> pd.DataFrame:
@@ -268,9 +240,9 @@ FORMATS: dict[str, _Format] = {
     ".csv": _Format(_read_csv, _write_csv, delimited=True),
     ".csv.gz": _Format(partial(_read_csv, compression="gzip"), _write_csv_gz, delimited=True),
     ".tsv": _Format(partial(_read_csv, delimiter="\t"), partial(_write_csv, delimiter="\t"), delimited=True),
-    ".parquet": _Format(_read_parquet, _write_parquet),
-    ".feather": _Format(_read_feather, _write_feather),
-    ".arrow": _Format(_read_feather, _write_feather),
+    ".parquet": _Format(read_parquet, _write_parquet),
+    ".feather": _Format(read_feather, _write_feather),
+    ".arrow": _Format(read_feather, _write_feather),
     ".npy": _Format(_read_numpy, _write_npy),
     ".npz": _Format(_read_numpy, _write_npz, images=True),
     ".png": _Format(_read_png, _write_png, images=True),
@@ -293,6 +265,19 @@ def explained(expected: str, advice: str) -> Iterator[None]:
         raise
     except _UNREADABLE as error:
         raise InputError(f"expected {expected}; got {one_line(error)}; {advice}") from error
+
+
+def explained_table(shown: str) -> AbstractContextManager[None]:
+    """Return what explains why a file, shown so in the message, is no table; the same for one file and for several.
+
+    Example:
+        >>> with explained_table("'t.csv'"):
+        ...     raise ValueError("nothing")
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected a table in 't.csv'; got nothing; check that its content is ...
+    """
+    return explained(f"a table in {shown}", "check that its content is what its suffix says")
 
 
 def shown_path(path: str | Path) -> str:
@@ -373,8 +358,7 @@ def read_table(
     asked = Asked(tuple(words), decimal, schema.columns if schema else (), dialect)
     read = partial(_read_piped, asked=asked) if str(path) == "-" or is_pipe(path) else _reader(Path(path), asked)
     shown = "standard input" if str(path) == "-" else shown_path(path)
-    readable = explained(f"a table in {shown}", "check that its content is what its suffix says")
-    with readable, unpacking_at_most(max_unpacked):
+    with explained_table(shown), unpacking_at_most(max_unpacked):
         frame = read(Path(path))
     if frame.empty:
         raise InputError(f"expected at least one row and one column in {shown}; got none; check the file")

@@ -27,8 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet
 from jaxtyping import Float, Int
 
+from isthmus.data.tables.arrow import arrow_to_frame, expand_texts, plain, plain_schema, text_columns
 from isthmus.data.tables.columns import named
-from isthmus.data.tables.files import arrow_to_frame, explained, plain, shown_path
+from isthmus.data.tables.files import explained, explained_table, shown_path
 from isthmus.data.tables.schema import Schema
 from isthmus.data.tables.wording import check_known, quoted
 from isthmus.disk import replacing
@@ -97,10 +98,9 @@ class Parquet:
         files = tuple(path for source in sources for path in _files(source))
         groups, schemas, first = [], [], 0
         for path in files:
-            readable = explained(f"a Parquet file in {shown_path(path)}", "convert it, or leave it out")
-            with readable, pa.parquet.ParquetFile(path) as file:
+            with explained_table(shown_path(path)), pa.parquet.ParquetFile(path) as file:
                 footer = file.metadata
-                schemas.append(file.schema_arrow)
+                schemas.append(plain_schema(file.schema_arrow))
             for i in range(footer.num_row_groups):
                 if rows := footer.row_group(i).num_rows:
                     groups.append(Run(path, (i,), first, rows))
@@ -120,8 +120,7 @@ class Parquet:
 
     def types(self, names: Sequence[str]) -> dict[str, pa.DataType]:
         """The types in which these columns are stored again."""
-        schema = plain(self.schema.empty_table()).schema
-        return {name: schema.field(name).type for name in names}
+        return {name: self.schema.field(name).type for name in names}
 
     def runs(self, least: int) -> tuple[Run, ...]:
         """All row groups, consecutive ones of a file joined as long as they have fewer than `least` rows together."""
@@ -175,14 +174,16 @@ class Parquet:
         size = min(_CHUNK_ROWS, 1 << (_CHUNK_NUMBERS // len(self.schema.names)).bit_length())
         at = run.first
         readable = explained(f"the rows of {shown_path(run.path)}", "check that it was not changed or damaged")
-        with readable, pa.parquet.ParquetFile(run.path, buffer_size=1 << 20) as file:
+        options = {"buffer_size": 1 << 20, "read_dictionary": text_columns(self.schema)}
+        with readable, pa.parquet.ParquetFile(run.path, **options) as file:
             for batch in file.iter_batches(size, row_groups=list(run.groups)):
-                table = pa.Table.from_batches([batch]).select(self.schema.names)
-                yield at, table.cast(self.schema, safe=False)
+                table = expand_texts(pa.Table.from_batches([batch]), self.schema, run.path)
+                yield at, plain(table).select(self.schema.names).cast(self.schema, safe=False)
                 at += len(batch)
 
     def _frame(self, table: pa.Table) -> pd.DataFrame:
-        return named(arrow_to_frame(table.unify_dictionaries()), f" in {shown_path(self.files[0])}")
+        with explained_table(shown_path(self.files[0])):
+            return named(arrow_to_frame(table.unify_dictionaries()), f" in {shown_path(self.files[0])}")
 
 
 @dataclass(frozen=True)
