@@ -93,7 +93,7 @@ class _Base(BaseEstimator):
             context: (n_samples, n_context), required where the fit had one.
 
         Returns:
-            (n_samples,) in nats.
+            (n_samples,) in nats; minus infinity where a row is so far away that arithmetic overflows.
         """
         x, c = self._tensors(X, context)
         return self.fitted_.model.log_prob(x, c, density=self.density).numpy()
@@ -117,7 +117,10 @@ class _Base(BaseEstimator):
             Mean nats per row.
         """
         scores = self.score_samples(X, context)
-        return float(np.average(scores, weights=row_weights(sample_weight, len(scores))))
+        weights = row_weights(sample_weight, len(scores))
+        if weights is not None:  # a row of minus infinity and without weight does not count
+            scores, weights = scores[weights > 0], weights[weights > 0]
+        return float(np.average(scores, weights=weights))
 
     def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """The points of the manifold that rows are mapped to, in the units of X.
@@ -339,9 +342,10 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
             context: (n_samples, n_context), required where the fit had one.
 
         Returns:
-            (n_samples,) in nats.
+            (n_samples,) in nats; minus infinity where a row is so far away that arithmetic overflows.
         """
-        return self.score_samples(X, context) - self.offset_
+        scores = self.score_samples(X, context)
+        return np.subtract(scores, self.offset_, out=scores.copy(), where=~np.isneginf(scores))
 
     def predict(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.int64]:
         """-1 for outliers, 1 for the others.

@@ -129,6 +129,24 @@ class Model(nn.Module):
         """The points of the manifold that rows are mapped to, `g(f(x))`."""
         return self._by_rows(self._reconstruct, self._checked(x), c)
 
+    def reconstruction_error(self, x: Float[Tensor, "batch n"], c: Context = None) -> Float[Tensor, " batch"]:
+        """Return the squared distance of each row to its reconstruction, on standardised columns.
+
+        Args:
+            x: data, (batch, n).
+            c: context, (batch, C), or None.
+
+        Returns:
+            (batch,); infinity where a row is so far away that arithmetic overflows, never NaN.
+        """
+
+        def error(x: Tensor, c: Context) -> Tensor:
+            """Of some rows."""
+            off = self.columns.standardise(x) - self.columns.standardise(self._reconstruct(x, c))
+            return off.square().sum(1)
+
+        return _finite_or(math.inf, self._by_rows(error, self._checked(x), c))
+
     def log_prob(
         self, x: Float[Tensor, "batch n"], c: Context = None, *, density: Density = "linearised"
     ) -> Float[Tensor, " batch"]:
@@ -145,16 +163,20 @@ class Model(nn.Module):
                 `manifold`, of the reconstruction of x with respect to d-dimensional volume on the learned manifold.
 
         Returns:
-            (batch,) in nats.
+            (batch,) in nats; minus infinity where a row is so far away that arithmetic overflows, never NaN.
         """
         if density not in get_args(Density):
             raise InputError(f"expected a density among {', '.join(get_args(Density))}; got {density!r}; choose one")
         if density == "ambient":
             return self.importance_sampled(x, c).value
-        return self._by_rows(self._manifold if density == "manifold" else self._linearised, self._checked(x), c)
+        function = self._manifold if density == "manifold" else self._linearised
+        return _finite_or(-math.inf, self._by_rows(function, self._checked(x), c))
 
     def importance_sampled(self, x: Float[Tensor, "batch n"], c: Context = None, *, n_points: int = 128) -> Estimate:
-        """The ambient log density by importance sampling, with its standard error, (batch,) in nats, user's units."""
+        """The ambient log density by importance sampling, with its standard error, (batch,) in nats, user's units.
+
+        Where a row is so far away that arithmetic overflows, the density is minus infinity and its error infinite.
+        """
 
         def estimate(x: Tensor, c: Context) -> Tensor:
             """Value and standard error side by side."""
@@ -166,7 +188,8 @@ class Model(nn.Module):
             error = torch.stack(errors).square().sum(0).sqrt() / len(errors)
             return torch.stack([torch.stack(values).mean(0), error], 1)
 
-        return Estimate(*self._by_rows(estimate, self._checked(x), c).unbind(1))
+        value, error = self._by_rows(estimate, self._checked(x), c).unbind(1)
+        return Estimate(_finite_or(-math.inf, value), _finite_or(math.inf, error))
 
     def sample(
         self, n: int, c: Context = None, *, noise: bool = True, temperature: float = 1.0, truncation: float = 1.0
@@ -248,3 +271,11 @@ class Model(nn.Module):
                 for start in range(0, max(1, x.shape[0]), _ROWS)
             ]
         )
+
+
+def _finite_or(limit: float, values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Replace what is not finite, as of rows beyond arithmetic, by the limit that it tends to.
+
+    On the way infinities are subtracted from one another, so that NaN and either infinity mean the same.
+    """
+    return torch.where(values.isfinite(), values, limit)

@@ -18,16 +18,28 @@ from torch import Tensor
 
 from isthmus.data.tables import Column, Schema
 from isthmus.data.tables.columns import Role, named
-from isthmus.data.tables.wording import quoted
+from isthmus.data.tables.schema import NOTE
+from isthmus.data.tables.wording import Faults, quoted, reject
 from isthmus.diagnostics import Health
 from isthmus.errors import InputError
 from isthmus.flow import Context
-from isthmus.matrices import by_rows
+from isthmus.matrices import LARGEST
 from isthmus.metrics import METRICS
 from isthmus.model import Model
 from isthmus.store import Fitted
 
-__all__ = ["DENSITIES", "decode", "distrust", "encode", "evaluate", "features", "sample", "score", "tensors"]
+__all__ = [
+    "DENSITIES",
+    "decode",
+    "distrust",
+    "encode",
+    "evaluate",
+    "features",
+    "sample",
+    "score",
+    "tensors",
+    "unscored",
+]
 
 DENSITIES = ("linearised", "ambient", "manifold")
 
@@ -45,21 +57,25 @@ class _Rows(NamedTuple):
     c: Context
 
 
-def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -> pd.DataFrame:
+def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised", strict: bool = False) -> pd.DataFrame:
     """Log density and reconstruction error of each row.
 
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit.
         density: one of `DENSITIES`, see `isthmus.model.Model.log_prob`.
+        strict: whether one row that does not suit the model refuses the table. If not, such a row has no scores, and
+            those of the other rows are, bit for bit, what they would be if it did suit.
 
     Returns:
         `log_density` in nats, and `reconstruction_error`, the squared distance to the reconstruction on standardised
         columns; in the order of the rows. Of images of whole numbers also `bits_per_dimension`, unless the density is
-        that of the manifold. Where the model does not reconstruct its own data also `untrusted`, why.
+        that of the manifold. Where the model does not reconstruct its own data also `untrusted`, why. Where a row has
+        a gap or another value that the fit has not prepared for, its numbers are NaN, and `note` says why. A row so far
+        away that arithmetic overflows has minus infinity and infinity.
 
     Raises:
-        InputError: the density is unknown, or the table does not suit the model.
+        InputError: the density is unknown, a column is missing, or, if `strict`, a row does not suit the model.
 
     Example:
         >>> from isthmus import fit, Recipe
@@ -70,14 +86,29 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str = "linearised") -
     """
     if density not in DENSITIES:
         raise InputError(f"expected a density among {', '.join(DENSITIES)}; got {density!r}; choose one of them")
-    model, rows = fitted.model, _rows(fitted, frame)
+    faults = Faults()
+    model, rows = fitted.model, _stood_in(fitted, frame, faults, strict=strict)
     log_density = model.log_prob(rows.x, rows.c, density=density)  # type: ignore[arg-type]
-    log_density = torch.where(log_density.isnan(), -torch.inf, log_density)  # so far away that arithmetic overflows
-    scores = pd.DataFrame({"log_density": log_density.numpy(), "reconstruction_error": _errors(model, rows).numpy()})
+    errors = model.reconstruction_error(rows.x, rows.c)
+    scores = pd.DataFrame({"log_density": log_density.numpy(), "reconstruction_error": errors.numpy()})
     if density != "manifold" and _dequantised(fitted):
         scores["bits_per_dimension"] = bits_per_dimension(fitted, scores["log_density"])
+    scores.loc[list(faults.reasons)] = math.nan
     reason = untrusted(fitted)
-    return scores if reason is None else scores.assign(untrusted=reason)
+    return _with_notes(scores if reason is None else scores.assign(untrusted=reason), faults)
+
+
+def unscored(results: pd.DataFrame) -> int:
+    """Count the rows to which `score` or `encode` gave a note in place of numbers.
+
+    Args:
+        results: what `score` or `encode` returned.
+
+    Example:
+        >>> unscored(pd.DataFrame({"log_density": [0.5, math.nan], "note": [None, "expected a value in column 'a'"]}))
+        1
+    """
+    return int(results.iloc[:, 0].isna().sum())
 
 
 def bits_per_dimension(fitted: Fitted, log_density: Any) -> Any:
@@ -121,24 +152,46 @@ def untrusted(fitted: Fitted) -> str | None:
     return "; ".join(reasons) or None
 
 
-def encode(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
+def encode(fitted: Fitted, frame: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
     """The code of each row.
 
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit.
+        strict: whether one row that does not suit the model refuses the table. If not, such a row has no code.
 
     Returns:
-        Columns z0, z1, ..., then the context columns, which `decode` needs.
+        Columns z0, z1, ..., then the context columns, which `decode` needs. Where a row does not suit the model, or is
+        so far away that its code overflows, its code is NaN and `note` says why.
 
     Raises:
-        InputError: the table does not suit the model.
+        InputError: a column is missing, or, if `strict`, a row does not suit the model.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> fitted = fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe)
+        >>> encode(fitted, pd.DataFrame({"a": [1.5, None], "b": [1.5, 2.0]}))["note"].tolist()
+        [None, "expected a value in column 'c0'; got a missing value"]
     """
-    rows = _rows(fitted, frame)
-    z = fitted.model.encode(rows.x, rows.c)
-    codes = pd.DataFrame(z.numpy(), columns=[f"z{i}" for i in range(z.shape[1])])
-    context = _named(fitted, frame)[[column.name for column in _columns(fitted, "context")]]
-    return pd.concat([codes, context.reset_index(drop=True)], axis=1)
+    faults = Faults()
+    rows = _stood_in(fitted, frame, faults, strict=strict)
+    z = fitted.model.encode(rows.x, rows.c).numpy()
+    codes = pd.DataFrame(z, columns=[axis.name for axis in _numbers("z", z.shape[1])])
+    overflows = ~np.isfinite(z).all(1)
+    series = pd.Series(np.where(overflows, math.inf, 0.0), name="z0")
+    (reject if strict else faults.note)(overflows, series, "a finite code", "leave out that row, which is too far away")
+    codes.loc[list(faults.reasons)] = math.nan
+    context = _named(fitted, frame)[list(conditions(fitted))]
+    return _with_notes(pd.concat([codes, context.reset_index(drop=True)], axis=1), faults)
+
+
+def _with_notes(results: pd.DataFrame, faults: Faults) -> pd.DataFrame:
+    """The results, with a last column that says of rows why they have none, if there are any."""
+    if not faults.reasons:
+        return results
+    notes = [faults.reasons.get(row) for row in range(len(results))]
+    return named(pd.concat([results, pd.Series(notes, name=NOTE, dtype=object)], axis=1))
 
 
 def decode(fitted: Fitted, codes: pd.DataFrame) -> pd.DataFrame:
@@ -194,7 +247,7 @@ def sample(
         >>> sample(fit([[0, 1], [1, 2], [2, 3], [3, 4]], recipe=recipe), 2).shape
         (2, 2)
     """
-    given, names = given or {}, [column.name for column in _columns(fitted, "context")]
+    given, names = given or {}, conditions(fitted)
     if names and not given:
         raise InputError(f"expected a value for each of {quoted(*names)}; got none; give it (--given {names[0]}=...)")
     c = torch.from_numpy(_schema(fitted).encode_context(given)).expand(n, -1) if given else None
@@ -218,7 +271,9 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         `fid_like`, `energy_distance`, `c2st_auc` and `reconstruction_mse` on standardised columns; mean log densities
         in nats a row: `manifold_log_likelihood`, `ambient_log_likelihood` (importance-sampled, with
         `ambient_standard_error`, on `ambient_rows`), `ambient_log_likelihood_linearised`, and `ambient_gap`, by how
-        much the latter exceeds the former on the same rows; of images of whole numbers `bits_per_dimension`; `seconds`.
+        much the latter exceeds the former on the same rows; `beyond_arithmetic`, the number of rows so far away that
+        their log density is minus infinity, which makes the means so too, and which gap and standard error leave out;
+        of images of whole numbers `bits_per_dimension`; `seconds`.
 
     Raises:
         InputError: the table does not suit the model.
@@ -234,7 +289,7 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         "d": model.flow.latent_dim,
     }
     figures |= {name: METRICS[name].function(*pair) for name in ("fid_like", "energy_distance", "c2st_auc")}
-    figures["reconstruction_mse"] = float(_errors(model, rows).mean())
+    figures["reconstruction_mse"] = float(model.reconstruction_error(rows.x, rows.c).mean())
     figures["manifold_log_likelihood"] = float(model.log_prob(rows.x, rows.c, density="manifold").mean())
     figures |= _ambient(model, rows)
     if _dequantised(fitted):
@@ -272,6 +327,15 @@ def tensors(fitted: Fitted, frame: pd.DataFrame) -> tuple[Float[Tensor, "n colum
     return _rows(fitted, frame)
 
 
+def conditions(fitted: Fitted) -> tuple[str, ...]:
+    """Return the names of the columns that a model is conditioned on, as `sample` takes them.
+
+    Args:
+        fitted: the model and its record.
+    """
+    return tuple(column.name for column in _columns(fitted, "context"))
+
+
 def features(fitted: Fitted) -> tuple[str, ...]:
     """Names of the columns of the data's matrix.
 
@@ -288,22 +352,15 @@ def _ambient(model: Model, rows: _Rows) -> dict[str, Any]:
         index = torch.linspace(0, n - 1, _AUDITED_ROWS, dtype=torch.float64).round().long()
     linearised = model.log_prob(rows.x, rows.c)
     value, error = model.importance_sampled(rows.x[index], None if rows.c is None else rows.c[index])
+    near = value.isfinite() & linearised[index].isfinite()
     return {
         "ambient_log_likelihood": float(value.mean()),
-        "ambient_standard_error": float(error.square().mean().sqrt()) / math.sqrt(len(index)),
+        "ambient_standard_error": float(error[near].square().mean().sqrt()) / math.sqrt(len(index)),
         "ambient_rows": len(index),
         "ambient_log_likelihood_linearised": float(linearised.mean()),
-        "ambient_gap": float((linearised[index] - value).mean()),
+        "ambient_gap": float((linearised[index] - value)[near].mean()),
+        "beyond_arithmetic": int(linearised.isneginf().sum()),
     }
-
-
-def _errors(model: Model, rows: _Rows) -> Float[Tensor, " n"]:
-    """Squared distance of each row to its reconstruction, on standardised columns."""
-    errors = []
-    for start, x in by_rows(rows.x):
-        x_hat = model.reconstruct(x, None if rows.c is None else rows.c[start : start + len(x)])
-        errors.append((model.columns.standardise(x) - model.columns.standardise(x_hat)).square().sum(1))
-    return torch.cat(errors)
 
 
 def _draw(model: Model, n: int, c: Context, *, seed: int = 0, **how: Any) -> Float[Tensor, "n columns"]:
@@ -327,6 +384,26 @@ def _frame(fitted: Fitted, rows: _Rows) -> pd.DataFrame:
 
 def _rows(fitted: Fitted, frame: pd.DataFrame) -> _Rows:
     return _tensors(*_schema(fitted).encode(_named(fitted, frame)))
+
+
+def _stood_in(fitted: Fitted, frame: pd.DataFrame, faults: Faults, *, strict: bool) -> _Rows:
+    """The matrices of a table; rows that do not suit the model are noted, and another row stands in for each.
+
+    They are not left out, since the last bits of a row's score depend on how many rows are scored at once.
+    """
+    report = reject if strict else faults.note
+    schema = _schema(fitted)
+    x, c = schema.encode(_named(fitted, frame), report=report)
+    for matrix, names in ((x, schema.features), (c, schema.context_features)):
+        for name, column in zip(names, () if matrix is None else matrix.T, strict=matrix is not None):
+            values = pd.Series(column, name=name)
+            report((values.abs() > LARGEST).to_numpy(), values, f"numbers up to {LARGEST:g}", "change the units")
+    if bad := list(faults.reasons):
+        good = next((row for row in range(len(x)) if row not in faults.reasons), None)
+        for matrix in (x, c):
+            if matrix is not None:
+                matrix[bad] = 0.0 if good is None else matrix[good]
+    return _tensors(x, c)
 
 
 def _tensors(x: np.ndarray, c: np.ndarray | None) -> _Rows:

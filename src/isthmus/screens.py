@@ -12,7 +12,16 @@ from isthmus.errors import InputError
 if TYPE_CHECKING:
     from isthmus.store import Fitted
 
-__all__ = ["description", "indented", "of_description", "of_evaluation", "of_fit", "print_json", "print_rows"]
+__all__ = [
+    "description",
+    "escaped",
+    "indented",
+    "of_description",
+    "of_evaluation",
+    "of_fit",
+    "print_json",
+    "print_rows",
+]
 
 Line = tuple[str, str, str]
 
@@ -85,8 +94,19 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def escaped(text: str) -> str:
+    r"""Return the text with what cannot be printed, or would move the cursor, as Python writes it.
+
+    Example:
+        >>> escaped("a\x1b[2J\n")
+        'a\\x1b[2J\\n'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_rows(rows: Sequence[Line]) -> None:
-    """Name, value and remark in aligned columns."""
+    """Name, value and remark in aligned columns; what cannot be printed is escaped."""
+    rows = [(escaped(name), escaped(value), escaped(remark)) for name, value, remark in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table as Grid
@@ -180,8 +200,10 @@ def of_evaluation(figures: Mapping[str, Any]) -> list[Line]:
     }
     if "bits_per_dimension" in figures:
         shown["bits per dimension"] = figures["bits_per_dimension"], "of the log density above, lower is better"
+    far = figures["beyond_arithmetic"]
     return [
         ("rows", f"{figures['n']:,}", ""),
+        *([("  beyond arithmetic", f"{far:,}", "their log density is minus infinity")] if far else []),
         ("dimensions", f"{figures['D']} -> {figures['d']} -> {figures['D']}", ""),
         *((name, f"{value:.4f}", remark) for name, (value, remark) in shown.items()),
         ("seconds", f"{figures['seconds']:.1f}", ""),

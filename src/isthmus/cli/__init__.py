@@ -16,8 +16,10 @@ import typer
 
 from isthmus.cli import fit, rows, show  # noqa: F401 (each adds its verbs, in the order of the help)
 from isthmus.cli.common import ARGUMENTS, app, say
+from isthmus.cli.streams import OutputError, standard_streams
 from isthmus.errors import InputError
 from isthmus.interrupts import interruptible
+from isthmus.screens import escaped
 
 __all__ = ["app", "main"]
 
@@ -29,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line if not given.
 
     Returns:
-        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 130 after Ctrl-C, 143
-        after SIGTERM, 129 after SIGHUP; 141 where the reader of a pipe has gone.
+        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 3 where `score` or
+        `encode` gave some rows a note in place of numbers; 74 where standard output is closed or full; 130 after
+        Ctrl-C, 143 after SIGTERM, 129 after SIGHUP; 141 where the reader of a pipe has gone.
 
     Example:
         >>> main(["list", "flows"])  # doctest: +ELLIPSIS
@@ -38,9 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ...
         0
     """
-    with interruptible() as interruption:
+    with standard_streams(), interruptible() as interruption:
         try:
             code = _run(sys.argv[1:] if arguments is None else arguments)
+        except OutputError as error:
+            say(f"isthmus: error: {error}")
+            return 74  # EX_IOERR of sysexits.h
         except (InputError, typer.TyperException) as error:
             return _fail(error)
         except BrokenPipeError:
@@ -91,5 +97,5 @@ def _fail(error: Exception) -> int:
     if "\n" in text and text.startswith("Usage:"):  # no arguments: the help, as it is
         say(text)
     else:
-        say(f"isthmus: error: {' '.join(text.split())}")
+        say(f"isthmus: error: {escaped(' '.join(text.split()))}")
     return 2

@@ -96,7 +96,14 @@ Decimal = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Let nothing doubtful pass: refuse a table with a row that does not suit the model, and exit with 1 where "
+        "the model does not reconstruct its data.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the random draw.", min=0, max=2**32 - 1)]
 
 
@@ -163,10 +170,18 @@ def write(frame: Any, output: str | None) -> None:
     write_table(frame, output)
 
 
-def warn_untrusted(reason: str | None, *, strict: bool) -> None:
-    """Say why likelihoods cannot be trusted, if they cannot; then exit with 1 where that is asked for."""
+def warn_untrusted(reason: str | None, *, strict: bool, results: str = "likelihoods") -> None:
+    """Say why results cannot be trusted, if they cannot; then exit with 1 where that is asked for."""
     if reason is None:
         return
-    say(f"isthmus: warning: these likelihoods cannot be trusted: {reason}")
+    say(f"isthmus: warning: these {results} cannot be trusted: {reason}")
     if strict:
         raise typer.Exit(1)
+
+
+def warn_unscored(count: int, results: str) -> None:
+    """Say how many rows have a note in place of results, if any; then exit with 3."""
+    if count:
+        rows = "1 row has" if count == 1 else f"{count:,} rows have"
+        say(f"isthmus: warning: {rows} no {results}; the column note says why, and --strict refuses such a table")
+        raise typer.Exit(3)

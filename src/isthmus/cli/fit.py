@@ -285,5 +285,13 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _targets(texts: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """Names separated by commas, unless the whole text is a name."""
-    return [name for text in texts for name in ([text] if text in columns else text.split(","))]
+    """Names separated by commas; where columns have commas in their names, each time the longest name that there is."""
+    names, known = [], set(columns)
+    for text in texts:
+        pieces = text.split(",")
+        while pieces:
+            lengths = range(len(pieces), 0, -1)
+            length = next((length for length in lengths if ",".join(pieces[:length]) in known), 1)
+            names.append(",".join(pieces[:length]))
+            pieces = pieces[length:]
+    return names

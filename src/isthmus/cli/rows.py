@@ -26,6 +26,7 @@ from isthmus.cli.common import (
     is_long,
     load_model,
     read,
+    warn_unscored,
     warn_untrusted,
     write,
 )
@@ -64,6 +65,9 @@ def score(
     reconstruction on standardised columns; in the order of the rows. Where the model does not reconstruct its own data
     a column untrusted says why its log densities mean little.
 
+    A row with a gap, an unknown category or anything else that the fit has not prepared for has no scores, and a column
+    note says why; the exit code is then 3. A row so far away that arithmetic overflows has minus infinity.
+
     Several Parquet files or a folder are one long table, which need not fit into memory: its scores are written to a
     folder in parts, in the order of the rows. What is there already is kept, so an interrupted run can go on.
     """
@@ -74,14 +78,16 @@ def score(
             f"expected a density among {', '.join(scoring.DENSITIES)}; got {density!r}; choose one of them"
         )
     if is_long(table, stream=stream or engine != "local"):
-        fitted = _write_parts(model, table, output, engine, verb="score", density=density)
+        fitted, unscored = _write_parts(model, table, output, engine, verb="score", density=density, strict=strict)
     else:
         fitted = load_model(model, output, table, force=force)
         frame = read(table[0], max_unpacked, missing, decimal, fitted.schema)
         with busy(f"scoring {len(frame):,} rows"):
-            scores = scoring.score(fitted, frame, density=density)
+            scores = scoring.score(fitted, frame, density=density, strict=strict)
         write(scores, output)
+        unscored = scoring.unscored(scores)
     warn_untrusted(scoring.untrusted(fitted), strict=strict)
+    warn_unscored(unscored, "scores")
 
 
 @app.command(epilog="Example: isthmus sample model -n 1000 --given species=setosa -o samples.csv")
@@ -124,8 +130,9 @@ def sample(
     """
     from isthmus import scoring
 
-    values, levels = _given(given or []), _levels(at or [])
+    levels = _levels(at or [])
     fitted = load_model(model, output, force=force)
+    values = _given(given or [], scoring.conditions(fitted))
     fitted = dataclasses.replace(fitted, model=fitted.model.at(**levels)) if levels else fitted
     with busy(f"drawing {n:,} rows"):
         how: dict[str, Any] = {"noise": not no_noise, "temperature": temperature, "truncation": truncation}
@@ -140,6 +147,7 @@ def encode(
     output: PartsOut = None,
     stream: AsStream = False,
     engine: Engine = "local",
+    strict: Strict = False,
     missing: Missing = None,
     decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
@@ -147,16 +155,21 @@ def encode(
 ) -> None:
     """The code of each row, its place on the manifold.
 
-    Columns z0, z1, ..., and after them the columns that the model is conditioned on, if any. Several Parquet files or a
-    folder are encoded in parts, see score.
+    Columns z0, z1, ..., and after them the columns that the model is conditioned on, if any. A row that does not suit
+    the model has no code, and a column note says why; the exit code is then 3. Several Parquet files or a folder are
+    encoded in parts, see score.
     """
     from isthmus import scoring
 
     if is_long(table, stream=stream or engine != "local"):
-        _write_parts(model, table, output, engine, verb="encode")
+        fitted, unscored = _write_parts(model, table, output, engine, verb="encode", strict=strict)
     else:
         fitted = load_model(model, output, table, force=force)
-        write(scoring.encode(fitted, read(table[0], max_unpacked, missing, decimal, fitted.schema)), output)
+        codes = scoring.encode(fitted, read(table[0], max_unpacked, missing, decimal, fitted.schema), strict=strict)
+        write(codes, output)
+        unscored = scoring.unscored(codes)
+    warn_untrusted(scoring.untrusted(fitted), strict=strict, results="codes")
+    warn_unscored(unscored, "codes")
 
 
 @app.command(epilog="Example: isthmus decode model codes.csv -o rows.csv")
@@ -182,13 +195,18 @@ def decode(
     write(scoring.decode(fitted, read(codes, max_unpacked, missing, decimal)), output)
 
 
-def _given(texts: Sequence[str]) -> dict[str, Any]:
-    """`name=value` pairs; an empty value is a missing one."""
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, separator, _) in zip(texts, pairs, strict=True):
-        if not (name and separator):
+def _given(texts: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
+    """`name=value` pairs, the longest of the names that fits, else up to the first `=`; an empty value is missing."""
+    given = {}
+    for text in texts:
+        known = max((name for name in names if text.startswith(f"{name}=")), key=len, default=None)
+        name = text.partition("=")[0] if known is None else known
+        if not text.startswith(f"{name}=") or (not name and known is None):
             raise InputError(f"expected name=value; got {text!r}; write for example --given species=setosa")
-    return {name: value or None for name, _, value in pairs}
+        if name in given:
+            raise InputError(f"expected one value for {name!r}; got {text!r} too; leave one out")
+        given[name] = text[len(name) + 1 :] or None
+    return given
 
 
 def _levels(texts: Sequence[str]) -> dict[str, float]:
@@ -204,8 +222,10 @@ def _levels(texts: Sequence[str]) -> dict[str, float]:
     return levels
 
 
-def _write_parts(model: Path, tables: Sequence[str], output: str | None, engine: str, **what: Any) -> "Fitted":
-    """Scores or codes of a long table, in parts; returns the model."""
+def _write_parts(
+    model: Path, tables: Sequence[str], output: str | None, engine: str, **what: Any
+) -> "tuple[Fitted, int]":
+    """Scores or codes of a long table, in parts; returns the model, and how many rows have none."""
     from isthmus.data.tables import FORMATS, Parquet
     from isthmus.parts import ENGINES, Parts
     from isthmus.store import load
@@ -221,4 +241,4 @@ def _write_parts(model: Path, tables: Sequence[str], output: str | None, engine:
     with busy(f"{len(parts.table):,} rows in {len(parts)} parts, {there} of them there already") as say:
         for done, _ in enumerate(parts.write(engine), there + 1):
             say(f"{len(parts.table):,} rows: {done} of {len(parts)} parts")
-    return parts.fitted
+    return parts.fitted, parts.unscored()

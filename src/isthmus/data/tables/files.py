@@ -365,6 +365,17 @@ def read_table(
     return named(frame, f" in {shown}")
 
 
+def _write_standard(content: bytes) -> None:
+    """Write bytes to standard output, whatever the encoding of the terminal is; as text where it takes only text."""
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        sys.stdout.write(content.decode())
+        return
+    sys.stdout.flush()
+    binary.write(content)
+    binary.flush()
+
+
 def _refuse_images(frame: pd.DataFrame, where: str) -> None:
     images = [name for name, series in frame.items() if _is_images(series)]
     if images:
@@ -397,7 +408,7 @@ def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
         buffer = io.BytesIO()
         with explained("a table to write as CSV", "convert its columns or write another format"):
             _write_csv(frame, buffer)
-        sys.stdout.write(buffer.getvalue().decode())
+        _write_standard(buffer.getvalue())
         return
     path = Path(path)
     form, shown = _format(path), shown_path(path)

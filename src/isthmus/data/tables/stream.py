@@ -342,7 +342,7 @@ def write_frames(frames: Iterable[pd.DataFrame], path: Path, types: Mapping[str,
     Args:
         frames: at least one.
         path: of the file.
-        types: of columns whose values in the first frame may not tell.
+        types: of columns whose values in the first frame may not tell; without any value there, text by default.
 
     Raises:
         InputError: the file cannot be written.
@@ -352,12 +352,31 @@ def write_frames(frames: Iterable[pd.DataFrame], path: Path, types: Mapping[str,
         try:
             for frame in frames:
                 schema = pa.Schema.from_pandas(frame, preserve_index=False).remove_metadata()
-                schema = pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema])
+                schema = pa.schema([field.with_type(types.get(field.name, _text_if_empty(field))) for field in schema])
                 writer = writer or pa.parquet.ParquetWriter(file, schema)
                 writer.write_table(pa.Table.from_pandas(frame, writer.schema, preserve_index=False))
         finally:
             if writer is not None:
                 writer.close()
+
+
+def count_missing(path: Path) -> int:
+    """Count the missing values of the first column of a file that `write_frames` wrote, by its footer.
+
+    Args:
+        path: the Parquet file.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    readable = explained(f"a Parquet file in {shown_path(path)}", "remove it and run again")
+    with readable, pa.parquet.ParquetFile(path) as file:
+        groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        return sum(group.column(0).statistics.null_count for group in groups)
+
+
+def _text_if_empty(field: pa.Field) -> pa.DataType:
+    return pa.string() if pa.types.is_null(field.type) else field.type
 
 
 def _refusal(check: Callable[[pd.DataFrame], object], frame: pd.DataFrame) -> InputError | None:
