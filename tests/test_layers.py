@@ -10,7 +10,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # Modules of the same level never import one another, but for those of one folder.
 LEVELS = {
-    0: {"errors", "interrupts"},
+    0: {"errors", "interrupts", "deadline"},
     1: {"autodiff", "disk", "latents", "levels", "matrices", "networks", "pipes"},
     2: {"volume"},
     3: {"flow"},

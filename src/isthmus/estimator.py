@@ -184,7 +184,7 @@ class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
         n_components: dimension of the manifold, 1..n_features, or `auto`, estimated from neighbour distances.
         beta: weight of the squared reconstruction error on standardised columns, > 0, or `auto`, from the noise floor.
         max_steps: optimiser steps, or `auto`, from the number of rows.
-        max_time: seconds after which training stops, > 0.
+        max_time: seconds that the whole fit may take, > 0; see `isthmus.deadline`.
         density: what `score_samples` returns, in nats: `linearised` or `ambient` (importance-sampled), both of x in the
             space of the data, or `manifold`, of the reconstruction on the manifold (not comparable across dimensions).
         recipe: everything else, as a `Recipe` or as nested dicts; the arguments above go before it.

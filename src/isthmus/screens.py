@@ -146,18 +146,21 @@ def of_description(record: Mapping[str, Any]) -> list[Line]:
     ]
 
 
-def _tried(figures: Mapping[str, Any]) -> str:
+def _tried(figures: Mapping[str, Any], *, estimated: bool = False) -> str:
     """Of which latent dimensions this one was chosen."""
     tried = [str(record["latent_dim"]) for record in figures.get("latent_dim_curve") or []]
-    return f"the fewest that held-out rows ask for, of {', '.join(tried)}" if tried else "as given"
+    if tried:
+        return f"the fewest that held-out rows ask for, of {', '.join(tried)}"
+    return "as near neighbours have it, there was no time to try others" if estimated else "as given"
 
 
 def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
     """What `fit` shows of a finished fit of a table with so many columns."""
     figures, D = fitted.metrics, fitted.model.flow.data_dim
+    estimated = fitted.recipe.flow.latent_dim == "auto" and not fitted.model.flow.whole_space
     return [
         ("columns", f"{n_columns:,}", "" if n_columns == D else f"{D:,} numbers enter the flow"),
-        ("latent dimension", str(figures["latent_dim"]), _tried(figures)),
+        ("latent dimension", str(figures["latent_dim"]), _tried(figures, estimated=estimated)),
         ("beta", f"{figures['beta']:.4g}", figures["beta_reason"]),
         ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
         *_held_out(figures["validation"]),

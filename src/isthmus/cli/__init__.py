@@ -1,8 +1,9 @@
 """The command line: a table and a model in, a table or figures out.
 
-Results go to standard output or to a file, everything else to standard error, and progress only to a terminal. What is
-wrong with the input is said in one line, with exit code 2 and nothing written; an error of the program is a traceback
-with exit code 1. Whatever is slow to import is imported by the verb that needs it.
+Results go to standard output or to a file, everything else to standard error: progress too, as a bar on a terminal,
+else as lines, one a phase and one in half a minute within it, unless `--quiet`. What is wrong with the input is said in
+one line, with exit code 2 and nothing written; an error of the program is a traceback with exit code 1. Whatever is
+slow to import is imported by the verb that needs it.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing import Annotated
 import typer
 
 from isthmus.cli import fit, rows, show  # noqa: F401 (each adds its verbs, in the order of the help)
-from isthmus.cli.common import ARGUMENTS, app, say
+from isthmus.cli.common import ARGUMENTS, QUIET, app, progress_lines, say
 from isthmus.cli.streams import OutputError, standard_streams
 from isthmus.errors import InputError
 from isthmus.interrupts import interruptible
@@ -64,9 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting crawl on a busy machine
     ARGUMENTS.set(tuple(arguments))
+    QUIET.set(False)
     command = typer.main.get_command(app)
     try:
-        with command.make_context("isthmus", list(arguments)) as context:
+        with progress_lines(), command.make_context("isthmus", list(arguments)) as context:
             command.invoke(context)
     except typer.Exit as done:
         return done.exit_code

@@ -1,8 +1,10 @@
 """What the verbs of the command line share: the application, options, tables in and out, what is said meanwhile."""
 
 import contextlib
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []  # verbs are typed, not called
 
+_EVERY = 30.0  # seconds between lines within a phase
+_log = logging.getLogger("isthmus")
+
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)  # whether progress is said, see `progress_lines`
 ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # of the running command line
 
 app = typer.Typer(
@@ -95,6 +101,19 @@ Decimal = Annotated[
         help="Decimal mark of text files, where the numbers themselves do not tell it.",
     ),
 ]
+
+
+def _be_quiet(asked: bool) -> bool:
+    QUIET.set(asked)
+    return asked
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "-q", "--quiet", help="Say nothing of progress and columns; errors and warnings remain.", callback=_be_quiet
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 Strict = Annotated[
     bool,
@@ -113,11 +132,50 @@ def say(*lines: str) -> None:
         sys.stderr.writelines(f"{line}\n" for line in lines)
 
 
+class _Lines(logging.Handler):
+    """Print records of the package: a phase at once, what happens within one now and then, and every warning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record, or not."""
+        if record.levelno >= logging.WARNING:
+            say(f"isthmus: warning: {record.getMessage()}")
+            return
+        if QUIET.get() or sys.stderr.isatty():
+            return
+        if record.levelno >= logging.INFO or time.monotonic() - self.last >= _EVERY:
+            self.last = time.monotonic()
+            say(f"isthmus: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def progress_lines() -> Iterator[None]:
+    """Say what the package logs where standard error is no terminal, which has a status line and a bar instead."""
+    lines, level = _Lines(), _log.level
+    _log.addHandler(lines)
+    _log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        _log.removeHandler(lines)
+        _log.setLevel(level)
+
+
+def note(*lines: str) -> None:
+    """Write lines to standard error, unless `--quiet`."""
+    if not QUIET.get():
+        say(*lines)
+
+
 @contextlib.contextmanager
 def busy(what: str) -> Iterator[Callable[[str], Any]]:
-    """A line on the terminal while something takes long; what it yields changes the line."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
+    """Say what takes long: on a terminal a status line, which what it yields changes; else a line, and some more."""
+    if QUIET.get() or not sys.stderr.isatty():
+        _log.info(what)
+        yield _log.debug
         return
     from rich.console import Console
 

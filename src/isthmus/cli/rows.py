@@ -17,6 +17,7 @@ from isthmus.cli.common import (
     Missing,
     ModelFolder,
     PartsOut,
+    Quiet,
     Seed,
     Strict,
     TableOut,
@@ -58,6 +59,7 @@ def score(
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
     strict: Strict = False,
+    quiet: Quiet = False,
 ) -> None:
     """Log density and reconstruction error of each row.
 
@@ -122,6 +124,7 @@ def sample(
     ] = 1.0,
     seed: Seed = 0,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw new rows from a model.
 
@@ -152,6 +155,7 @@ def encode(
     decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """The code of each row, its place on the manifold.
 
@@ -183,6 +187,7 @@ def decode(
     decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """The rows that codes stand for.
 

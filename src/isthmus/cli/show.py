@@ -17,6 +17,7 @@ from isthmus.cli.common import (
     MaxUnpacked,
     Missing,
     ModelFolder,
+    Quiet,
     Seed,
     Strict,
     Table,
@@ -45,6 +46,7 @@ def evaluate(
     max_unpacked: MaxUnpacked = None,
     as_json: AsJson = False,
     strict: Strict = False,
+    quiet: Quiet = False,
 ) -> None:
     """How well a model fits rows, best rows that it has not seen.
 
@@ -80,6 +82,7 @@ def report_model(
     decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """One HTML page on a model: whether it can be trusted, what was learned, and figures.
 
@@ -109,6 +112,7 @@ def explore_model(
     decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print an address to open by hand.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """A local page to look at rows, their codes and neighbours, and to move through the latent space.
 
@@ -140,6 +144,7 @@ def draw_grids(
     seed: Seed = 0,
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Grids of images as PNG: samples, reconstructions, interpolations, and nearest neighbours of samples.
 

@@ -1,6 +1,7 @@
 """Two usual densities on the same rows: is the model better than what needs no training?"""
 
 import math
+import time
 import warnings
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.deadline import Deadline
 from isthmus.refit import Rows
 from isthmus.report.evidence import Evidence
 from isthmus.store import Fitted
@@ -18,6 +20,7 @@ _COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
 _RIDGES = (1e-3, 5e-2)  # squared standard deviations added to every direction
 _LEARN_ROWS, _LEARN_NUMBERS = 3_000, 100_000  # at least so many rows, and more of narrow tables
 _FEWEST_ROWS = 10
+_GROWTH = 5  # how many times as long the next number of components and the last fit take, of a limited time
 _FULL_COLUMNS = 128  # above, covariances are diagonal
 
 
@@ -50,7 +53,7 @@ def learned_from(evidence: Evidence) -> Rows | None:
     return evidence.learn.thinned(max(_LEARN_ROWS, _LEARN_NUMBERS // evidence.learn.x.shape[1]))
 
 
-def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]:
+def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0, deadline: Deadline | None = None) -> list[Score]:
     """The model, probabilistic PCA of the same dimension and a Gaussian mixture, scored on the same rows.
 
     The two are fitted to `learned_from(evidence)`; the mixture's number of components and its ridge are chosen on a
@@ -60,9 +63,10 @@ def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]
         fitted: the model and its record.
         evidence: what `gather` returned.
         seed: of the mixture's initialisation.
+        deadline: by when to be done; mixtures of more components are not tried if that took longer.
 
     Returns:
-        The model's score first; nothing where there are too few rows.
+        The model's score first; nothing where there are too few rows, or no time.
 
     References:
         Tipping, Bishop (1999), Probabilistic principal component analysis, J. R. Stat. Soc. B 61.
@@ -75,14 +79,16 @@ def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]
         >>> compare(fitted, gather(fitted, None))
         []
     """
-    learn, x = learned_from(evidence), evidence.rows.x
+    learn, x, limit = learned_from(evidence), evidence.rows.x, deadline or Deadline()
+    if limit.left() <= 0:
+        return []
     if learn is None or len(learn.x) < max(_FEWEST_ROWS, fitted.model.flow.latent_dim + 2) or len(x) < 2:
         return []
     rows = learn.x
     columns = fitted.model.columns
     own, log_det = evidence.log_density, columns.log_det(columns.restore(x))
     scores = [_score(f"this model, {fitted.model.flow.latent_dim} latent dimensions", own)]
-    name, values = _mixture(rows, x, seed)
+    name, values = _mixture(rows, x, seed, limit)
     alternatives = {
         f"probabilistic PCA, {fitted.model.flow.latent_dim} dimensions": _ppca(rows, x, fitted.model.flow.latent_dim),
         name: values,
@@ -105,7 +111,9 @@ def _ppca(rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], d: int) -> Float[
     return torch.as_tensor(PCA(d, svd_solver="full").fit(rows.numpy()).score_samples(x.numpy()))
 
 
-def _mixture(rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], seed: int) -> tuple[str, Float[Tensor, " m"]]:
+def _mixture(
+    rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], seed: int, limit: Deadline
+) -> tuple[str, Float[Tensor, " m"]]:
     """The best mixture by a quarter of the rows, its components raised as long as that gains."""
     quarter = len(rows) // 4
     inner, outer = rows[quarter:], rows[:quarter]
@@ -114,9 +122,10 @@ def _mixture(rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], seed: int) -> 
     for ridge in _RIDGES:
         before = -math.inf
         for components in (k for k in _COMPONENTS if k == 1 or len(inner) >= 8 * k):
+            began = time.monotonic()
             value = float(_fitted(inner, components, ridge, kind, seed).score(outer.numpy()))
             best = max(best, (value, components, ridge))
-            if value < before:
+            if value < before or limit.left() < _GROWTH * (time.monotonic() - began):
                 break
             before = value
     _, components, ridge = best

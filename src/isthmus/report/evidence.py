@@ -96,13 +96,14 @@ class Walks(NamedTuple):
 
 
 @torch.no_grad()
-def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0) -> Evidence:
+def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0, most: int | None = None) -> Evidence:
     """Judge a model on a table, or show it by its samples where there is none.
 
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit, or None.
         seed: of everything that is drawn; the global random state is left as it was.
+        most: how many rows are judged; 4,000 if not given, fewer of wide tables.
 
     Returns:
         The evidence.
@@ -121,7 +122,7 @@ def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0) -> Evid
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         source, count, learn, rows = _rows(fitted, frame, seed)
-        rows = rows.thinned(affordable(flow, _ROWS, times=20))
+        rows = rows.thinned(affordable(flow, min(_ROWS, most or _ROWS), times=20))
         x, c = rows.x, rows.c
         drawn = ambient.sample(len(x), c)
         z = flow.encode(x, c)
@@ -131,8 +132,8 @@ def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0) -> Evid
         others = learn if learn is not None and min(len(learn.x), len(x)) >= _FEWEST_ROWS else None
         pieces = None
         if others is not None:
-            most = min(flow.data_dim - 1, 2 * flow.latent_dim)
-            pieces = flat_pieces(others.x, x[:1_000], max(1, most), seed=seed)
+            dims = min(flow.data_dim - 1, 2 * flow.latent_dim)
+            pieces = flat_pieces(others.x, x[:1_000], max(1, dims), seed=seed)
         return Evidence(
             source=source,
             count=count,

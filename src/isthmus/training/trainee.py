@@ -24,6 +24,8 @@ from isthmus.training.checkpoint import random_state, set_random_state
 from isthmus.training.judging import Row, noise_sigma, scores
 from isthmus.training.plan import Plan, one_cycle
 
+_log = logging.getLogger(__name__)
+
 _LARGEST_BETA = 1e8
 _LEAST_IMPROVEMENT = 1e-3  # nats per row; less is no reason to go on
 _COMPARED_WEIGHT = 1e3  # of the likelihood, lest a large beta hide an error of it
@@ -294,7 +296,8 @@ class Trainee(lightning.LightningModule):
             "beta": float(self.objective.beta),
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
-        reconstruction = row["reconstruction"]
+        reconstruction, nats = row["reconstruction"], row["ambient_log_likelihood"]
+        _log.debug("step %s of at most %s: held-out log density %.5g", row["step"], self.plan.max_steps, nats)
         self.history.rows.append(row)
         self.log_dict({"nats": row["ambient_log_likelihood"], "reconstruction": reconstruction}, prog_bar=True)
         self._record(row)
