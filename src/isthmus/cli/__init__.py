@@ -65,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting crawl on a busy machine
     ARGUMENTS.set(tuple(arguments))
-    QUIET.set(False)
     command = typer.main.get_command(app)
     try:
         with progress_lines(), command.make_context("isthmus", list(arguments)) as context:
@@ -75,6 +74,7 @@ def _run(arguments: Sequence[str]) -> int:
     else:
         return 0
     finally:
+        QUIET.set(False)
         sys.stdout.flush()
 
 
