@@ -20,7 +20,7 @@ X = load_breast_cancer().data[:, :6]
 
 def test_a_fit_in_no_time_says_so_before_the_training_and_estimates_the_dimension(caplog):
     with caplog.at_level(logging.INFO, "isthmus"):
-        fitted = fit(X, recipe=Recipe().update(training={"max_time": 0.1}))
+        fitted = fit(X, recipe=Recipe().update(training={"max_time": 0.001}))
     said = [record.getMessage() for record in caplog.records]
     late = next(number for number, line in enumerate(said) if "the fit takes about" in line)
     assert said[late + 1].startswith("training in")
