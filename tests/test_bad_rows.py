@@ -140,7 +140,8 @@ def test_the_command_line_says_how_many_and_exits_with_3(frame, fitted, model, t
     write_table(frame, clean)
     write_table(bad, table)
     code, _, err = run(verb, model, table, "-o", out)
-    assert (code, len(err.splitlines())) == (3, 1)
+    assert code == 3
+    assert [line for line in err.splitlines() if "warning" in line or "error" in line] == err.splitlines()[-1:]
     assert "3 rows have no" in err
     assert run(verb, model, clean, "-o", tmp_path / f"expected{suffix}")[0] == 0
     same_bits(read_table(out), read_table(tmp_path / f"expected{suffix}"), {1, 2, 59})

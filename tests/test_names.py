@@ -21,7 +21,8 @@ def run(*arguments):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.main([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
+    wrong = [line for line in err.getvalue().splitlines() if line.startswith(("isthmus: error", "isthmus: warning"))]
+    return code, out.getvalue(), "\n".join(wrong)
 
 
 def make_frame():
