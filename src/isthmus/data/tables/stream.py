@@ -17,9 +17,10 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,7 @@ _SAMPLE_NUMBERS, _FEWEST_ROWS = 2**22, 20_000  # 34 MB, of which a fit has a doz
 _CHUNK_ROWS, _CHUNK_NUMBERS = 2**16, 2**20  # read at once
 _BUFFER_ROWS, _BUFFER_NUMBERS = 2**18, 2**23  # from which rows are drawn in training
 _RUN_ROWS = 2**14  # row groups smaller than that are read together
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in the name of a folder
 _FOOTER_END = 8  # bytes: the footer's length, then PAR1
 
 Block = tuple[Float[np.ndarray, "m D"], Float[np.ndarray, "m C"] | None]
@@ -69,6 +71,7 @@ class Parquet:
         files: in the order of their rows.
         schema: the columns and their types, wide enough for every file.
         groups: every row group that holds rows.
+        partitions: of each file the values of the columns that the names of its folders state, as `year=2022`.
 
     Example:
         >>> import tempfile
@@ -84,10 +87,14 @@ class Parquet:
     files: tuple[Path, ...]
     schema: pa.Schema
     groups: tuple[Run, ...]
+    partitions: Mapping[Path, Mapping[str, str | None]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, *sources: str | Path) -> Parquet:
-        """The table in files, in folders (all that ends in .parquet in them), or in what matches patterns such as `*`.
+        """Open the table in files, in folders (all that ends in .parquet in them), or in what matches patterns as `*`.
+
+        Within a folder, sub-folders called NAME=VALUE state a column, as Hive and Spark write them; hidden files and
+        folders are left out.
 
         Args:
             sources: paths or patterns, one after the other; what is in a folder or matches a pattern is sorted.
@@ -95,6 +102,10 @@ class Parquet:
         Raises:
             InputError: there is no Parquet file, one cannot be read, or the files disagree about the columns.
         """
+        partitions: dict[Path, Mapping[str, str | None]] = {}
+        for source in sources:
+            found = _files(source)
+            partitions |= zip(found, _partitions(Path(source), found), strict=True)
         files = tuple(path for source in sources for path in _files(source))
         groups, schemas, first = [], [], 0
         for path in files:
@@ -108,7 +119,8 @@ class Parquet:
         schema = _common(files, schemas)
         if not groups or not schema.names:
             raise InputError(f"expected at least one row and one column in {shown_path(files[0])}; got none; check it")
-        return cls(files, schema, tuple(groups))
+        inside = {path: {k: v for k, v in keys.items() if k not in schema.names} for path, keys in partitions.items()}
+        return cls(files, _with_partitions(schema, inside), tuple(groups), inside)
 
     def __len__(self) -> int:
         return self.groups[-1].first + self.groups[-1].rows
@@ -174,10 +186,16 @@ class Parquet:
         size = min(_CHUNK_ROWS, 1 << (_CHUNK_NUMBERS // len(self.schema.names)).bit_length())
         at = run.first
         readable = explained(f"the rows of {shown_path(run.path)}", "check that it was not changed or damaged")
-        options = {"buffer_size": 1 << 20, "read_dictionary": text_columns(self.schema)}
+        stated = self.partitions.get(run.path, {})
+        options = {"buffer_size": 1 << 20, "read_dictionary": [n for n in text_columns(self.schema) if n not in stated]}
         with readable, pa.parquet.ParquetFile(run.path, **options) as file:
             for batch in file.iter_batches(size, row_groups=list(run.groups)):
-                table = expand_texts(pa.Table.from_batches([batch]), self.schema, run.path)
+                table = pa.Table.from_batches([batch])
+                for name, value in stated.items():
+                    kind = self.schema.field(name)
+                    values = pa.array([value] * len(table), pa.string()).cast(kind.type)
+                    table = table.append_column(kind, values)
+                table = expand_texts(table, self.schema, run.path)
                 yield at, plain(table).select(self.schema.names).cast(self.schema, safe=False)
                 at += len(batch)
 
@@ -434,6 +452,33 @@ def _files(source: str | Path) -> list[Path]:
     return found
 
 
+def _partitions(folder: Path, files: Sequence[Path]) -> list[dict[str, str | None]]:
+    """Return what the folders between a folder and each of its files state, nothing for other sources."""
+    if not os.path.isdir(folder):
+        return [{} for _ in files]
+    stated: list[dict[str, str | None]] = []
+    for file in files:
+        pairs = [part.partition("=") for part in file.relative_to(folder).parts[:-1] if "=" in part]
+        stated.append({unquote(k): None if v == _NO_VALUE else unquote(v) for k, _, v in pairs})
+        if stated[-1].keys() != stated[0].keys():
+            both = f"{shown_path(files[0])} and {shown_path(file)}"
+            names = quoted(*sorted(stated[-1].keys() ^ stated[0].keys()))
+            raise InputError(
+                f"expected folders that state the same columns for {both}; got {names} for one only; move it"
+            )
+    return stated
+
+
+def _with_partitions(schema: pa.Schema, partitions: Mapping[Path, Mapping[str, str | None]]) -> pa.Schema:
+    """Return the schema with the columns that folders state, of whole numbers where all their values are."""
+    names = dict.fromkeys(name for keys in partitions.values() for name in keys)
+    for name in names:
+        values = [value for keys in partitions.values() if (value := keys.get(name)) is not None]
+        whole = all(value.isascii() and value.isdecimal() and str(int(value)) == value for value in values)
+        schema = schema.append(pa.field(name, pa.int64() if whole else pa.string()))
+    return schema
+
+
 def _common(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:
     """The columns of the first file, of types wide enough for all files."""
     common = schemas[0]
@@ -442,17 +487,17 @@ def _common(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:
         both = f"{shown_path(files[0])} and {shown_path(path)}"
         if odd:
             raise InputError(f"expected the same columns in {both}; got {quoted(*odd)} in one only; write them alike")
-        for i, field in enumerate(common):
-            other = schema.field(field.name)
+        for i, column in enumerate(common):
+            other = schema.field(column.name)
             try:
-                types = [pa.schema([("", f.type)]) for f in (field, other)]
+                types = [pa.schema([("", f.type)]) for f in (column, other)]
                 wide = pa.unify_schemas(types, promote_options="permissive").field(0).type
             except pa.ArrowException:
-                got = f"{field.type} and {other.type}"
+                got = f"{column.type} and {other.type}"
                 raise InputError(
-                    f"expected one type for column {quoted(field.name)} of {both}; got {got}; write them alike"
+                    f"expected one type for column {quoted(column.name)} of {both}; got {got}; write them alike"
                 ) from None
-            common = common.set(i, field.with_type(wide))
+            common = common.set(i, column.with_type(wide))
     return common
 
 
