@@ -68,4 +68,5 @@ def test_figures_of_another_type_are_refused_or_used(tmp_path, times, tally):
             kept += held
             assert held, (place, wrong, verb, err)
     assert kept == tried
-    tally("Files", "An edit of `metrics.json` is refused in one sentence or used by the verbs, each in turn", tried, kept, used=used)
+    promise = "An edit of `metrics.json` is refused in one sentence or used by the verbs, each in turn"
+    tally("Files", promise, tried, kept, used=used)
