@@ -198,6 +198,13 @@ def load_model(model: Path, output: str | None = None, tables: Sequence[str] = (
     return load(model)
 
 
+def unpacked_bound(asked: int | None) -> int:
+    """Return the bytes that a compressed table may unpack to: as `--max-unpacked` says, else the usual bound."""
+    from isthmus.data.tables import MOST_UNPACKED
+
+    return MOST_UNPACKED if asked is None else asked
+
+
 def read(
     table: str | Path,
     max_unpacked: int | None = None,
@@ -206,9 +213,9 @@ def read(
     schema: "Schema | None" = None,
 ) -> Any:
     """Read a table as a frame; with the schema of a model, as the table of its fit was read."""
-    from isthmus.data.tables import MOST_UNPACKED, read_table
+    from isthmus.data.tables import read_table
 
-    most = MOST_UNPACKED if max_unpacked is None else max_unpacked
+    most = unpacked_bound(max_unpacked)
     return read_table(table, max_unpacked=most, missing=missing or (), decimal=decimal, schema=schema)
 
 

@@ -30,6 +30,7 @@ from isthmus.cli.common import (
     note,
     read,
     say,
+    unpacked_bound,
 )
 from isthmus.cli.outputs import check_model_output
 from isthmus.errors import InputError
@@ -269,12 +270,11 @@ def _fitted(
 ) -> "tuple[Fitted, Any]":
     """The fit of a run, and its table; of a long one, the sample."""
     from isthmus.data.tables import Parquet, Schema, Stream
-    from isthmus.recipe import Recipe
 
-    recipe, table = Recipe.read(run_dir / "recipe.yaml"), command.table or run_dir / "table.csv"
+    table = command.table or run_dir / "table.csv"
     rows: Any
     if isinstance(table, list):
-        files = Parquet.open(*table)
+        files = Parquet.open(*table, max_unpacked=unpacked_bound(command.max_unpacked))
         with busy(f"drawing a sample of {len(files):,} rows"):
             stream, notes = Stream.learn(files, _targets(command.targets, files.columns), seed=recipe.seed)
         schema, rows, frame = stream.schema, (stream,), None

@@ -27,6 +27,7 @@ from isthmus.cli.common import (
     is_long,
     load_model,
     read,
+    unpacked_bound,
     warn_unscored,
     warn_untrusted,
     write,
@@ -80,7 +81,9 @@ def score(
             f"expected a density among {', '.join(scoring.DENSITIES)}; got {density!r}; choose one of them"
         )
     if is_long(table, stream=stream or engine != "local"):
-        fitted, unscored = _write_parts(model, table, output, engine, verb="score", density=density, strict=strict)
+        fitted, unscored = _write_parts(
+            model, table, output, engine, max_unpacked, verb="score", density=density, strict=strict
+        )
     else:
         fitted = load_model(model, output, table, force=force)
         frame = read(table[0], max_unpacked, missing, decimal, fitted.schema)
@@ -166,7 +169,7 @@ def encode(
     from isthmus import scoring
 
     if is_long(table, stream=stream or engine != "local"):
-        fitted, unscored = _write_parts(model, table, output, engine, verb="encode", strict=strict)
+        fitted, unscored = _write_parts(model, table, output, engine, max_unpacked, verb="encode", strict=strict)
     else:
         fitted = load_model(model, output, table, force=force)
         codes = scoring.encode(fitted, read(table[0], max_unpacked, missing, decimal, fitted.schema), strict=strict)
@@ -228,7 +231,7 @@ def _levels(texts: Sequence[str]) -> dict[str, float]:
 
 
 def _write_parts(
-    model: Path, tables: Sequence[str], output: str | None, engine: str, **what: Any
+    model: Path, tables: Sequence[str], output: str | None, engine: str, max_unpacked: int | None, **what: Any
 ) -> "tuple[Fitted, int]":
     """Scores or codes of a long table, in parts; returns the model, and how many rows have none."""
     from isthmus.data.tables import FORMATS, Parquet
@@ -241,7 +244,8 @@ def _write_parts(
         raise InputError(f"expected a folder to write parts to; got {output}; give a name such as -o {what['verb']}s")
     if not os.path.isdir(os.path.dirname(os.path.normpath(str(output))) or "."):
         raise InputError(f"expected an existing folder for {output}; got none; create it first")
-    parts = Parts(load(model), Parquet.open(*tables), Path(str(output)), **what)
+    rows = Parquet.open(*tables, max_unpacked=unpacked_bound(max_unpacked))
+    parts = Parts(load(model), rows, Path(str(output)), **what)
     there = len(parts) - len(parts.missing())
     with busy(f"{len(parts.table):,} rows in {len(parts)} parts, {there} of them there already") as say:
         for done, _ in enumerate(parts.write(engine), there + 1):

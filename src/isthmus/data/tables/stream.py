@@ -32,6 +32,7 @@ from isthmus.data.tables.arrow import arrow_to_frame, expand_texts, plain, plain
 from isthmus.data.tables.columns import named
 from isthmus.data.tables.files import explained, explained_table, shown_path
 from isthmus.data.tables.schema import Schema
+from isthmus.data.tables.sizes import MOST_UNPACKED, unpacking_at_most
 from isthmus.data.tables.wording import check_known, quoted
 from isthmus.disk import replacing
 from isthmus.errors import InputError
@@ -71,6 +72,7 @@ class Parquet:
         files: in the order of their rows.
         schema: the columns and their types, wide enough for every file.
         groups: every row group that holds rows.
+        max_unpacked: bytes that what is read at once may unpack to.
         partitions: of each file the values of the columns that the names of its folders state, as `year=2022`.
 
     Example:
@@ -88,9 +90,10 @@ class Parquet:
     schema: pa.Schema
     groups: tuple[Run, ...]
     partitions: Mapping[Path, Mapping[str, str | None]] = field(default_factory=dict)
+    max_unpacked: int = MOST_UNPACKED
 
     @classmethod
-    def open(cls, *sources: str | Path) -> Parquet:
+    def open(cls, *sources: str | Path, max_unpacked: int = MOST_UNPACKED) -> Parquet:
         """Open the table in files, in folders (all that ends in .parquet in them), or in what matches patterns as `*`.
 
         Within a folder, sub-folders called NAME=VALUE state a column, as Hive and Spark write them; hidden files and
@@ -98,6 +101,7 @@ class Parquet:
 
         Args:
             sources: paths or patterns, one after the other; what is in a folder or matches a pattern is sorted.
+            max_unpacked: bytes that what is read at once, some tens of thousands of rows, may unpack to.
 
         Raises:
             InputError: there is no Parquet file, one cannot be read, or the files disagree about the columns.
@@ -120,7 +124,7 @@ class Parquet:
         if not groups or not schema.names:
             raise InputError(f"expected at least one row and one column in {shown_path(files[0])}; got none; check it")
         inside = {path: {k: v for k, v in keys.items() if k not in schema.names} for path, keys in partitions.items()}
-        return cls(files, _with_partitions(schema, inside), tuple(groups), inside)
+        return cls(files, _with_partitions(schema, inside), tuple(groups), inside, max_unpacked)
 
     def __len__(self) -> int:
         return self.groups[-1].first + self.groups[-1].rows
@@ -195,7 +199,8 @@ class Parquet:
                     kind = self.schema.field(name)
                     values = pa.array([value] * len(table), pa.string()).cast(kind.type)
                     table = table.append_column(kind, values)
-                table = expand_texts(table, self.schema, run.path)
+                with unpacking_at_most(self.max_unpacked):
+                    table = expand_texts(table, self.schema, run.path)
                 yield at, plain(table).select(self.schema.names).cast(self.schema, safe=False)
                 at += len(batch)
 
