@@ -35,6 +35,7 @@ test: check browser
 quick: $(VENV)/.installed
 	rm -rf build/quick
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run all --quick
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.time_limits --quick
 
 soak: $(VENV)/.installed
 	rm -rf build/reliability

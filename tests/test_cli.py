@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import shutil
 import sys
+import time
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from pandas.testing import assert_frame_equal
 
 import isthmus
 from isthmus import cli, scoring, screens
+from isthmus.cli.common import progress_lines
 from isthmus.data.tables import read_table, write_table
 from isthmus.store import FORMAT
 
@@ -138,9 +141,9 @@ def test_sampling_depends_on_its_options_only(folder):
         return done("sample", folder / "numbers", "-n", 50, *options).out
 
     assert sample() == sample("--seed", 0) != sample("--seed", 1)
-    smooth = pd.read_csv(io.StringIO(sample("--no-noise", "--temperature", 0)))
-    modes = isthmus.load(folder / "numbers").latent.options.get("components", 1)
-    assert len(smooth.round(9).drop_duplicates()) <= modes < 50  # nothing between the modes of the codes
+    coldest = pd.read_csv(io.StringIO(sample("--no-noise", "--temperature", 0)))
+    latent = isthmus.load(folder / "numbers").model.flow.latent()
+    assert len(coldest.round(9).drop_duplicates()) <= getattr(latent, "logits", torch.zeros(1)).numel()
 
 
 def test_scores_are_those_of_the_model_in_row_order(folder):
@@ -293,8 +296,9 @@ def test_a_gap_between_the_densities_is_a_warning(folder, monkeypatch):
     assert "below" in scoring.distrust(quiet | {"log_density_gap": -1.4})
     monkeypatch.setattr(scoring, "_LARGEST_GAP", -1.0)
     result = done("evaluate", folder / "numbers", folder / "numbers.parquet", "--json")
-    assert result.err.startswith("isthmus: warning: the linearised density is")
-    assert len(result.err.splitlines()) == 1
+    progress, warning = result.err.splitlines()
+    assert progress.startswith("isthmus: evaluating")
+    assert warning.startswith("isthmus: warning: the linearised density is")
 
 
 def test_what_is_not_finite_is_null():
@@ -391,9 +395,9 @@ MISTAKES = {
     "no model": verb("score", "nope", "mixed.csv"),
     "a table for a model": verb("score", "mixed.csv", "mixed.csv"),
     "other columns": verb("score", "mixed", "numbers.parquet"),
-    "an unknown level": on_text("a,b,k,colour,up\n1,1,1,pink,True\n", "score", "mixed", "TABLE"),
-    "a missing value": on_text("a,b,k\n1,,1\n", "score", "numbers", "TABLE"),
-    "an infinity to score": on_text("a,b,k\n1,inf,1\n", "score", "numbers", "TABLE"),
+    "an unknown level": on_text("a,b,k,colour,up\n1,1,1,pink,True\n", "score", "mixed", "TABLE", "--strict"),
+    "a missing value": on_text("a,b,k\n1,,1\n", "score", "numbers", "TABLE", "--strict"),
+    "an infinity to score": on_text("a,b,k\n1,inf,1\n", "score", "numbers", "TABLE", "--strict"),
     "an unknown density": verb("score", "mixed", "mixed.csv", "--density", "exact"),
     "an unknown output": verb("score", "mixed", "mixed.csv", "-o", "scores.doc"),
     "an output in no folder": verb("encode", "mixed", "mixed.csv", "-o", "no/such/folder.csv"),
@@ -454,9 +458,11 @@ def test_a_mistake_is_one_line_and_writes_nothing(folder, name):
     result = run(*arguments)
     assert (result.code, result.out) == (2, "")
     if name != "no verb":  # which prints the help
-        assert result.err.startswith("isthmus: error: ")
-        assert len(result.err.splitlines()) == 1
-        assert "Traceback" not in result.err
+        *progress, last = result.err.splitlines()
+        assert last.startswith("isthmus: error: ")
+        assert [
+            line for line in progress if "error" in line or not line.startswith(("isthmus: ", "Text", "Const"))
+        ] == []
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     shutil.rmtree(folder / "damaged", ignore_errors=True)
 
@@ -527,3 +533,32 @@ def test_the_package_lists_its_public_names():
     assert {*isthmus.__all__, "__version__"} <= set(dir(isthmus))
     for name in isthmus.__all__:
         assert getattr(isthmus, name) is not None
+
+
+PHASES = ("preparing", "searching", "training", "fitting", "checking")
+
+
+def test_a_log_has_a_line_a_phase_and_column_messages_before_the_training(folder, tmp_path, monkeypatch):
+    real, said = isthmus.training.train, []
+    monkeypatch.setattr("isthmus.fitting.train", lambda *a, **k: (said.append(sys.stderr.getvalue()), real(*a, **k))[1])
+    result = done("fit", folder / "mixed.csv", "-o", tmp_path / "loud", *SHORT)
+    verbs = [line.split()[1] for line in result.err.splitlines() if line.startswith("isthmus: ")]
+    assert [verb for verb in verbs if verb in PHASES] == list(PHASES)
+    assert "Constant columns" in said[0]
+    quiet = done("fit", folder / "mixed.csv", "-o", tmp_path / "quiet", *SHORT, "--quiet")
+    assert [
+        line for line in quiet.err.splitlines() if not line.startswith(("isthmus: warn: ", "isthmus: fail: "))
+    ] == []
+
+
+def test_within_a_phase_a_line_comes_every_half_minute_at_most(monkeypatch):
+    clock, log, err = [0.0], logging.getLogger("isthmus.test"), io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with contextlib.redirect_stderr(err), progress_lines():
+        log.info("training")
+        for second in range(100):
+            clock[0] = float(second)
+            log.debug("step %s", second)
+        log.warning("late")
+    lines = ["training", "step 30", "step 60", "step 90", "warning: late"]
+    assert err.getvalue().splitlines() == [f"isthmus: {line}" for line in lines]

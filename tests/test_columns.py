@@ -251,3 +251,13 @@ def test_a_table_without_a_column_that_varies_is_refused():
             InputError, match=f"expected a column that varies; got {x.shape[1]} constant columns, none of which"
         ):
             Columns.learn(x)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-160, 1e-9, 1e160, 1e280])
+def test_which_columns_are_curved_does_not_depend_on_the_unit(unit):
+    x = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)).double()
+    x = torch.stack([x[:, 0], (2 * x[:, 1]).exp(), x[:, 2].exp() - 5], 1)
+    plain, scaled = Columns.learn(x), Columns.learn(x * unit)
+    assert scaled.curved.tolist() == plain.curved.tolist()
+    assert plain.curved.any()
+    torch.testing.assert_close(scaled.standardise(x * unit), plain.standardise(x), rtol=1e-6, atol=1e-6)

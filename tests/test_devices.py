@@ -52,7 +52,7 @@ def test_two_processes_share_an_epoch_of_a_stream_and_hand_back_what_came_of_it(
 
     assert [row["step"] for row in history.rows] == [0, 2, 4, 6]
     assert history.steps == STEPS
-    assert history.best_step == max(history.rows, key=lambda row: row["ambient_log_likelihood"])["step"]
+    assert history.best_step == max(history.rows, key=lambda row: row["log_density"])["step"]
     assert 0 < history.seconds < 600
     assert history.earlier == 0
     after = torch.cat([p.detach().flatten() for p in flow.parameters()])

@@ -89,6 +89,7 @@ ALLOWED = {
     "training/trainee.py": 1,  # into a folder of our own
     "explorer/server.py": 1,  # into a folder of our own
     "pipes.py": 1,  # to read
+    "cli/streams.py": 2,  # the null device
     "data/tables/columns.py": 1,  # of a series
     "data/tables/files.py": 1,  # of columns
 }

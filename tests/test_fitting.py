@@ -129,7 +129,7 @@ def test_automatic_dimension_of_a_plane():
 def test_training_keeps_the_best_weights():
     flow, data = small_flow(), rows()
     history = train(flow, FreeForm(10.0), data, data, settings=TrainingRecipe(max_steps=200, learning_rate=3e-3))
-    best = max(history.rows, key=lambda row: row["ambient_log_likelihood"])
+    best = max(history.rows, key=lambda row: row["log_density"])
     assert best["step"] == history.best_step
     with torch.no_grad():
         error = (data.x.float() - flow.reconstruct(data.x.float())).square().sum(1).mean()
@@ -181,7 +181,7 @@ def test_precisions_learn(precision):
     settings = TrainingRecipe(max_steps=150, precision=precision, learning_rate=3e-3)
     line = Rows(torch.randn(200, 1) @ torch.tensor([[1.0, -1.0, 0.5]]) + 0.1 * torch.randn(200, 3))
     history = train(small_flow(), FreeForm(10.0), line, line, settings=settings)
-    values = [row["ambient_log_likelihood"] for row in history.rows]
+    values = [row["log_density"] for row in history.rows]
     assert max(values) > values[0] + 1
 
 

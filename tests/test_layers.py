@@ -10,11 +10,11 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # Modules of the same level never import one another, but for those of one folder.
 LEVELS = {
-    0: {"errors", "interrupts"},
-    1: {"autodiff", "disk", "latents", "levels", "matrices", "networks", "pipes"},
-    2: {"volume"},
+    0: {"errors", "interrupts", "deadline"},
+    1: {"autodiff", "disk", "latents", "levels", "matrices", "networks", "pipes", "rows"},
+    2: {"supports", "volume"},
     3: {"flow"},
-    4: {"flows", "ambient", "objective", "metrics", "data", "columns"},
+    4: {"flows", "density", "objective", "metrics", "data", "columns"},
     5: {"model", "diagnostics", "features"},
     6: {"recipe"},
     7: {"refit", "store"},

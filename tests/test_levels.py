@@ -403,9 +403,9 @@ def test_a_model_at_another_level_is_saved_and_read_at_it(fitted, sine, tmp_path
 def test_latent_density_and_noise_are_fitted_again_at_another_level(fitted, sine):
     train, held_out = rows_again(fitted, sine)
     there = fitted.model.at(beta=0.1)
-    refit = refit_density(there.flow, train, held_out, fitted.recipe.density)
+    refit = refit_density(there.flow, train, held_out, fitted.recipe.refit)
     assert refit.density.flow.levels.tolist() == there.flow.levels.tolist()
-    before = there.ambient.linearised(held_out.x).mean()
+    before = there.density.linearised(held_out.x).mean()
     assert float(refit.density.linearised(held_out.x).mean().detach()) > float(before)
 
 

@@ -48,9 +48,11 @@ def table(frame, tmp_path_factory):
 
 
 def read(folder):
-    """As others would: every file of the folder whose name begins with no _ or dot."""
+    """As others would: every file of the folder whose name begins with no _ or dot; rows are good, so without notes."""
     files = sorted(file for file in folder.iterdir() if file.name[0] not in "._")
-    return pd.concat([read_table(file) for file in files], ignore_index=True)
+    results = pd.concat([read_table(file) for file in files], ignore_index=True)
+    assert results["note"].isna().all()
+    return results.drop(columns="note")
 
 
 def same(found, expected):
@@ -134,7 +136,7 @@ def test_a_row_that_does_not_suit_the_model_is_named(fitted, frame, tmp_path):
     bad.loc[SIZES[0] + 1_234, "colour"] = "violet"
     table = Parquet.open(write_parts(bad, tmp_path, SIZES))
     with pytest.raises(InputError, match=r"'violet' in row 1234 \(counted from 0\) of .*1\.parquet"):
-        list(Parts(fitted, table, tmp_path / "out").write())
+        list(Parts(fitted, table, tmp_path / "out", strict=True).write())
 
 
 # --------------------------------------------------------------------------------------------- the command line
@@ -229,7 +231,19 @@ def test_a_row_that_does_not_suit_the_model_is_named_by_ray_too(model, frame, tm
     bad = frame.copy()
     bad.loc[SIZES[0] + 1_234, "colour"] = "violet"
     write_parts(bad, tmp_path, SIZES)
-    command = [sys.executable, "-m", "isthmus.cli", "score", model, tmp_path, "-o", tmp_path / "out", "--engine", "ray"]
+    command = [
+        sys.executable,
+        "-m",
+        "isthmus.cli",
+        "score",
+        model,
+        tmp_path,
+        "-o",
+        tmp_path / "out",
+        "--engine",
+        "ray",
+        "--strict",
+    ]
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2, done.stderr

@@ -14,7 +14,7 @@ from isthmus import Recipe, cli, fit, grids, load, report, scoring
 from isthmus.cli.fit import _sha256
 from isthmus.columns import Columns
 from isthmus.data.tables import Schema, read_table
-from isthmus.data.tables.pictures import write_png
+from isthmus.data.tables.pictures import holds_images, image_files, read_image, read_images, write_png
 from isthmus.density import Ambient, IsotropicNoise
 from isthmus.errors import InputError
 from isthmus.explorer import explore
@@ -250,3 +250,30 @@ def test_images_are_drawn_by_the_report_and_the_explorer(made, tmp_path):
     assert list(decoded.columns) == list(exploration.frame.columns)
     assert exploration.outlier_table(0.1).shape[1] == 3 + exploration.frame.shape[1]
     Page(Document(), exploration)
+
+
+def test_hidden_folders_and_those_of_archives_are_no_classes(tmp_path):
+    for name in ("cat", ".ipynb_checkpoints", "__MACOSX", ".git"):
+        (tmp_path / name).mkdir()
+        write_png(np.zeros((4, 5), np.uint8), tmp_path / name / "a.png")
+    assert [label for _, label in image_files(tmp_path)] == ["cat"]
+    assert read_images(tmp_path)[1] == ["cat"]
+    (tmp_path / "cat" / "a.png").unlink()
+    assert not holds_images(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_stand_as_the_camera_was_held(tmp_path, orientation):
+    from PIL import Image
+
+    pixels = np.zeros((16, 24), np.uint8)
+    pixels[:8, :8] = 200
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    found = read_image(tmp_path / "a.jpg")[..., 0]
+    assert found.shape == ((16, 24) if orientation < 5 else (24, 16))
+    corners = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
+    bright = {at: int(found[at]) > 100 for at in [(0, 0), (0, -1), (-1, 0), (-1, -1)]}
+    assert bright == {at: at == corners[orientation] for at in bright}

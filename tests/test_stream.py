@@ -194,7 +194,7 @@ def another_type(folder):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (broken, ["a Parquet file in", "1.parquet"]),
+        (broken, ["a table in", "1.parquet"]),
         (fewer_columns, ["the same columns", "0.parquet", "1.parquet", "'x'"]),
         (another_type, ["one type for column 'row'", "int64", "1.parquet"]),
     ],
@@ -351,3 +351,35 @@ def test_an_interrupted_fit_of_a_long_table_goes_on_only_with_the_same_files(tmp
     (tmp_path / "kept").rename(folder / "1.parquet")
     assert cli.main(["fit", "--resume", str(tmp_path / "model.run")]) == 0
     assert load(tmp_path / "model").metrics["stream"]["rows"] == sum(SIZES)
+
+
+def partitioned(folder, names=("year=2021/month=a", "year=2022/month=b%20c")):
+    for k, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        write_table(pd.DataFrame({"x": [k, k + 0.5]}), folder / name / "part-0.parquet")
+    return folder
+
+
+def test_folders_that_state_a_column_give_one(tmp_path):
+    table = Parquet.open(partitioned(tmp_path))
+    assert table.columns == ["x", "year", "month"]
+    frame = table.sample(4).frame
+    assert frame["year"].tolist() == [2021, 2021, 2022, 2022]
+    assert frame["month"].tolist() == ["a", "a", "b c", "b c"]
+    stream, _ = Stream.learn(table)
+    assert stream.schema.features == ("x", "year", "month=a", "month=b c")
+    assert len(np.concatenate([X for X, _ in stream.epoch(0)])) == 4
+
+
+def test_a_column_in_the_files_goes_before_its_folder(tmp_path):
+    assert Parquet.open(partitioned(tmp_path, ("x=7", "x=8"))).columns == ["x"]
+
+
+def test_folders_that_state_different_columns_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"expected folders that state the same columns for .*'month', 'year'"):
+        Parquet.open(partitioned(tmp_path, ("year=2021", "month=a")))
+
+
+def test_what_is_hidden_is_no_part_of_a_long_table(tmp_path):
+    partitioned(tmp_path, (".ipynb_checkpoints", "_temporary", "data"))
+    assert len(Parquet.open(tmp_path)) == 2

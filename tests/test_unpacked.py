@@ -3,10 +3,13 @@
 import gzip
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
 import pytest
 
 from isthmus import cli
-from isthmus.data.tables import read_table
+from isthmus.data.tables import Parquet, read_table
 from isthmus.data.tables.sizes import MOST_UNPACKED, parse_size, shown_size
 from isthmus.errors import InputError
 
@@ -23,7 +26,31 @@ def idx(path):
     path.write_bytes(gzip.compress(header + bytes(8 * ROWS)))
 
 
-BOMBS = {"t.npz": npz, "images-idx3-ubyte.gz": idx}
+def parquet(path, values, **options):
+    pq.write_table(pa.table({"a": values}), path, **options)
+
+
+def text(path):
+    parquet(path, pa.array(["x" * 1024] * 2048))
+
+
+def numbers(path):
+    parquet(path, pa.array(np.zeros(ROWS)))
+
+
+def feather(path):
+    table = pa.table({"a": np.zeros(ROWS)})
+    with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+
+
+BOMBS = {
+    "numbers.parquet": numbers,
+    "text.parquet": text,
+    "t.feather": feather,
+    "t.npz": npz,
+    "images-idx3-ubyte.gz": idx,
+}
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -31,7 +58,7 @@ def test_a_compressed_table_unpacks_to_what_is_allowed_and_no_more(tmp_path, nam
     path = tmp_path / name
     BOMBS[name](path)
     assert path.stat().st_size < MIB / 4
-    assert len(read_table(path, max_unpacked=4 * MIB)) in (ROWS, ROWS // 2)
+    assert len(read_table(path, max_unpacked=4 * MIB)) in (ROWS, ROWS // 2, 2048)
     with pytest.raises(InputError, match=r"to unpack to at most 1 MiB; got at least [1-3].* --max-unpacked [24]MiB"):
         read_table(path, max_unpacked=MIB)
 
@@ -62,3 +89,17 @@ def test_what_is_no_size_is_refused(text):
 @pytest.mark.parametrize("size", [1, 1000, 1 << 10, 3 << 20, MOST_UNPACKED, 5 << 40])
 def test_sizes_are_read_as_they_are_shown(size):
     assert parse_size(shown_size(size)) == size
+
+
+def test_a_long_table_is_bounded_too_and_by_what_is_asked(tmp_path, capsys):
+    (tmp_path / "long").mkdir()
+    for k in range(2):
+        pq.write_table(
+            pa.table({"a": ["x" * 1024, "y"] * 1024, "b": np.arange(2048.0)}), tmp_path / "long" / f"{k}.parquet"
+        )
+    with pytest.raises(InputError, match=r"to unpack to at most 1 MiB; got at least .*--max-unpacked 2MiB"):
+        Parquet.open(tmp_path / "long", max_unpacked=MIB).sample()
+    assert len(Parquet.open(tmp_path / "long", max_unpacked=8 * MIB).sample().frame) == 4096
+    asked = ["fit", str(tmp_path / "long"), "-o", str(tmp_path / "model"), "--max-unpacked", "1MiB"]
+    assert cli.main(asked) == 2
+    assert "to unpack to at most 1 MiB" in capsys.readouterr().err

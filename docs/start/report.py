@@ -117,5 +117,7 @@ verdicts("{flow: {latent_dim: 5}, training: {max_steps: 300}}")
 # * *codes and reconstructions* on the pair of networks alone.
 #
 # Where reconstruction fails, ``isthmus score`` and ``isthmus evaluate`` say so beside every likelihood, and with
-# ``--strict`` they end with exit code 1, for pipelines. No verdict says that a model is right: each was able to find
+# ``--strict`` they end with exit code 1, for pipelines. ``--strict`` also refuses a table with a row that does not suit
+# the model, which ``isthmus score`` and ``isthmus encode`` otherwise give a sentence in a column ``note`` in place of
+# numbers, and end with exit code 3. No verdict says that a model is right: each was able to find
 # something wrong and did not.

@@ -271,9 +271,11 @@ class Columns(nn.Module):
         rows = _evenly(x, share, _CURVE_ROWS)
         candidates = varies & ~_spiky(rows)
         if bool(candidates.any()):
-            gain, centre, width = _johnson(_within_units(rows, self.integer)[:, candidates])
+            rows = _within_units(rows, self.integer)[:, candidates]
+            unit = _binary_unit(rows.abs().amax(0))
+            gain, centre, width = _johnson(rows / unit)
             columns.curved[candidates] = gain > _GAIN
-            columns.centre[candidates], columns.width[candidates] = centre, width
+            columns.centre[candidates], columns.width[candidates] = centre * unit, width * unit
             columns._standardise_by(x, share, varies)
         return columns
 
@@ -320,8 +322,13 @@ def _deviation(x: Tensor, share: Tensor, h: Callable[[Tensor], Tensor] = lambda 
     """Weighted standard deviation of h(x); in units of a power of two, whose squares neither over- nor underflow."""
     mean = _mean(h, x, share)
     largest = torch.stack([(h(doubled(rows)) - mean).abs().amax(0) for _, rows in by_rows(x)]).amax(0)
-    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent.clamp(-1021, 1022))
+    unit = _binary_unit(largest)
     return _mean(lambda rows: ((h(rows) - mean) / unit).square(), x, share).sqrt() * unit
+
+
+def _binary_unit(largest: Tensor) -> Tensor:
+    """Return the power of two above each number: what is divided by it keeps its digits, and has squares."""
+    return torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent.clamp(-1021, 1022))
 
 
 def _evenly(x: Tensor, share: Tensor, most: int) -> Tensor:

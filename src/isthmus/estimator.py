@@ -94,7 +94,7 @@ class _Base(BaseEstimator):
             context: (n_samples, n_context), required where the fit had one.
 
         Returns:
-            (n_samples,) in nats.
+            (n_samples,) in nats; minus infinity where a row is so far away that arithmetic overflows.
         """
         x, c = self._tensors(X, context)
         return self.fitted_.model.log_prob(x, c, density=self.density).numpy()
@@ -118,7 +118,10 @@ class _Base(BaseEstimator):
             Mean nats per row.
         """
         scores = self.score_samples(X, context)
-        return float(np.average(scores, weights=row_weights(sample_weight, len(scores))))
+        weights = row_weights(sample_weight, len(scores))
+        if weights is not None:  # a row of minus infinity and without weight does not count
+            scores, weights = scores[weights > 0], weights[weights > 0]
+        return float(np.average(scores, weights=weights))
 
     def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """The points of the manifold that rows are mapped to, in the units of X.
@@ -182,7 +185,7 @@ class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
         n_components: dimension of the manifold, 1..n_features, or `auto`, estimated from neighbour distances.
         beta: weight of the squared reconstruction error on standardised columns, > 0, or `auto`, from the noise floor.
         max_steps: optimiser steps, or `auto`, from the number of rows.
-        max_time: seconds after which training stops, > 0.
+        max_time: seconds that the whole fit may take, > 0; see `isthmus.deadline`.
         density: what `score_samples` returns, in nats: `linearised` (the default around a learned manifold) or
             `ambient` (importance-sampled), both of x in the space of the data, or `manifold`, of the reconstruction on
             the manifold (not comparable across dimensions); of a flow whose law is one of rows only `own`.
@@ -341,9 +344,10 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
             context: (n_samples, n_context), required where the fit had one.
 
         Returns:
-            (n_samples,) in nats.
+            (n_samples,) in nats; minus infinity where a row is so far away that arithmetic overflows.
         """
-        return self.score_samples(X, context) - self.offset_
+        scores = self.score_samples(X, context)
+        return np.subtract(scores, self.offset_, out=scores.copy(), where=~np.isneginf(scores))
 
     def predict(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.int64]:
         """-1 for outliers, 1 for the others.

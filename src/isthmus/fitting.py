@@ -20,6 +20,7 @@ from torch import Tensor
 
 from isthmus.columns import Columns
 from isthmus.data.tables import Schema, Stream, as_frame
+from isthmus.deadline import CHECKS, LEAST_TRAINING, REFIT, TRAINING, Deadline
 from isthmus.density import Density
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
 from isthmus.errors import InputError
@@ -30,10 +31,10 @@ from isthmus.metrics import energy_distance
 from isthmus.model import Model
 from isthmus.networks import NETWORKS
 from isthmus.objective import OBJECTIVES, FreeForm
-from isthmus.recipe import Part, Recipe
+from isthmus.recipe import Part, Recipe, TrainingRecipe
 from isthmus.refit import Refit, refit_density
 from isthmus.rows import Rows
-from isthmus.runs import digest, finish_run, open_run, remembered, weights_of
+from isthmus.runs import digest, finish_run, note_spent, open_run, remembered, spent_before, weights_of
 from isthmus.store import Fitted, versions
 from isthmus.supports import SUPPORTS, Euclidean
 from isthmus.sweep import judges, short_fit, start_latent_dim, sweep_latent_dim
@@ -41,7 +42,7 @@ from isthmus.training import History, LongRows, Split, single_thread, train
 
 __all__ = ["fit", "rows_again"]
 
-_log = logging.getLogger("isthmus")
+_log = logging.getLogger(__name__)
 NOTICE = 25  # level of what was done to the user's columns: above progress, below warnings
 
 _REFIT_ROWS = 250_000  # from which principal components and densities are computed
@@ -55,6 +56,9 @@ _PROBED_IMAGES = 1 / 16  # of a batch: their products are most of a step, and be
 _TRIAL_STEPS = 1_200  # after half as many curves seem to gain on POWER, where after 10,000 they lose 0.2 nats
 _SAMPLES = 5_000  # drawn after a trial, at most
 _SIGNIFICANT = 1.645  # standard errors, one-sided at 5 %
+_LATE = 1.2  # times the time asked for, from which a word is said before
+_CURVING_SECONDS = 150.0  # a limited time that is shorter leaves no room for the two trials of curves
+_FIGURES_PER_SECOND, _FEWEST_FIGURES = 100, 100  # rows of a limited time that densities and checks are computed on
 _AS_THEY_ARE: dict[str, Any] = {"heavy_tails": False, "dequantise": False, "drop": False}
 
 
@@ -68,6 +72,7 @@ def fit(
     sample_weight: ArrayLike | Tensor | None = None,
     progress: bool = False,
     run_dir: str | Path | None = None,
+    deadline: Deadline | None = None,
 ) -> Fitted:
     """From a table to a finished model: prepare columns, train, refit latent density and noise.
 
@@ -84,6 +89,7 @@ def fit(
         progress: whether to show a progress bar on standard error.
         run_dir: where to write checkpoints, `log.csv`, and events for TensorBoard where that is installed, while it
             runs. A fit of the same arguments that is found there is taken up, and ends as if it had never stopped.
+        deadline: when to be done; by default `training.max_time` of the recipe, from now on.
 
     Returns:
         The model with its recipe, history and held-out figures.
@@ -103,7 +109,7 @@ def fit(
         ('target=a', 'target=b', 'target=c')
     """
     recipe, custom = _recipe(recipe, flow), flow is not None
-    started = time.monotonic()
+    started, deadline = time.monotonic(), deadline or Deadline(recipe.training.max_time)
     schema: Schema | None = X.schema if isinstance(X, Stream) else None
     if context is None and (frame := as_frame(X)) is not None:
         schema, notes = Schema.learn(frame, given)
@@ -117,30 +123,39 @@ def fit(
     run_dir = None if run_dir is None else Path(run_dir)
     if run_dir is not None:
         open_run(run_dir, _what(table, sample_weight, recipe, flow))
+        deadline.earlier = spent_before(run_dir)
+    _log.info("preparing %s rows of %s columns", f"{len(table.x):,}", f"{table.x.shape[1]:,}")
     context_columns = None if table.c is None else Columns.learn(table.c, table.w, **_AS_THEY_ARE)
     recipe = _supported(recipe, table, flow)
-    columns, data, curving = _prepare(table, context_columns, recipe, flow, run_dir)
+    columns, data, curving = _prepare(table, context_columns, recipe, flow, run_dir, deadline)
     if table.stream is not None:
         data = _lengthened(data, table.stream, columns, context_columns, recipe)
     if flow is None:
         recipe = _sized(recipe, data.count)
-        flow, curve = _choose(recipe, data, run_dir)
+        flow, curve = _choose(recipe, data, run_dir, deadline)
     else:
         flow, curve = _fitting(flow, data.train), ()
+    settings = _training(recipe, run_dir, deadline)
+    _log.info("training in %s latent dimensions", flow.latent_dim)
     history = train(
         flow,
         recipe.build_objective(),
         data.long or data.train,
         data.held_out,
-        settings=recipe.training,
+        settings=settings,
         weights=data.weights,
         spread=data.spread,
         seed=recipe.seed,
         progress=progress,
         run_dir=run_dir,
     )
+    deadline.earlier += history.earlier
     with single_thread(flow):
-        refit = refit_density(flow, data.drawn, data.held_out, recipe.refit, seed=recipe.seed)
+        _log.info("fitting the density and the noise")
+        until = deadline.until(REFIT)
+        refit = refit_density(flow, data.drawn, data.held_out, recipe.refit, seed=recipe.seed, deadline=until)
+        _log.info("checking the model")
+        data = _checked(data, deadline.until(CHECKS))
         model = Model(refit.density, columns, context_columns, recipe.build_levels())
         figures = _figures(model, history, refit, data.held_out)
         figures["health"] = _health(refit.density, data, history, recipe).as_dict()
@@ -296,15 +311,21 @@ def _is_flat(flow: Flow) -> bool:
 
 
 def _prepare(
-    table: _Table, context_columns: Columns | None, recipe: Recipe, flow: Flow | None, run_dir: Path | None
+    table: _Table,
+    context_columns: Columns | None,
+    recipe: Recipe,
+    flow: Flow | None,
+    run_dir: Path | None,
+    deadline: Deadline,
 ) -> tuple[Columns, Split, dict[str, float] | None]:
     """Columns, rows, and what curving heavy-tailed columns gains after a short training, where there are any.
 
     A mixture says which columns may be worth curving (`Columns.learn`), the flow itself whether they are: held-out rows
     must gain significantly, at 5 %, in the density in the user's units, and samples must come no farther from the
-    training rows: the tails of a curve may reach too far.
+    training rows: the tails of a curve may reach too far. In a short time no column is curved.
     """
     settings = _preparation(recipe, flow)
+    settings["heavy_tails"] &= deadline.allows(_CURVING_SECONDS)
 
     def of(columns: Columns) -> Split:
         """The rows, prepared by these columns."""
@@ -329,6 +350,7 @@ def _prepare(
         finite = bool(samples.isfinite().all())
         return _Trial(score.tolist(), energy_distance(samples, drawn.x) if finite else math.inf)
 
+    _log.info("trying curves for %s heavy-tailed columns", len(columns.heavy_tailed))
     one = _Trial(*remembered(run_dir, "curved", partial(tried, columns)))
     other = _Trial(*remembered(run_dir, "straight", partial(tried, straight)))
     gain = torch.tensor(one.score) - torch.tensor(other.score)
@@ -441,7 +463,9 @@ def _missing(part: Part, registry: Mapping[str, Callable[..., Any]], options: di
     return {name: value for name, value in options.items() if name in taken and value is not None}
 
 
-def _choose(recipe: Recipe, data: Split, run_dir: Path | None) -> tuple[Flow, tuple[dict[str, float], ...]]:
+def _choose(
+    recipe: Recipe, data: Split, run_dir: Path | None, deadline: Deadline
+) -> tuple[Flow, tuple[dict[str, float], ...]]:
     """The untrained flow, and the curve that chose its latent dimension where the recipe leaves that open."""
 
     def build(latent_dim: int) -> Flow:
@@ -450,8 +474,35 @@ def _choose(recipe: Recipe, data: Split, run_dir: Path | None) -> tuple[Flow, tu
 
     if asked := _asked(recipe, data):
         return build(asked), ()
-    sweep = sweep_latent_dim(build, recipe, data, run_dir=run_dir)
+    _log.info("searching for the latent dimension")
+    sweep = sweep_latent_dim(build, recipe, data, run_dir=run_dir, deadline=deadline)
     return build(sweep.chosen), sweep.curve
+
+
+def _training(recipe: Recipe, run_dir: Path | None, deadline: Deadline) -> TrainingRecipe:
+    """The settings of the training, its time what is left for it; the same when it is taken up again."""
+    if deadline.seconds is None:
+        return recipe.training
+    least = LEAST_TRAINING * deadline.seconds
+    if run_dir is not None:
+        note_spent(run_dir, deadline.spent())
+    seconds = remembered(run_dir, "training_seconds", lambda _: max(least, deadline.left(TRAINING)))
+    expected = deadline.spent() + seconds + (1 - TRAINING) * deadline.seconds
+    if expected > _LATE * deadline.seconds:
+        _log.warning(
+            "what comes before the training took %.0f s of the %.0f s; with a training of %.0f s the fit takes about "
+            "%.0f s",
+            *(deadline.spent(), deadline.seconds, seconds, expected),
+        )
+    return recipe.training.model_copy(update={"max_time": seconds})
+
+
+def _checked(data: Split, limit: Deadline) -> Split:
+    """The rows that figures and checks are computed on; in a limited time fewer."""
+    most = limit.rows(_FIGURES_PER_SECOND, _FEWEST_FIGURES)
+    if most is None:
+        return data
+    return dataclasses.replace(data, drawn=data.drawn.thinned(4 * most), held_out=data.held_out.thinned(most))
 
 
 def _asked(recipe: Recipe, data: Split) -> int | None:

@@ -225,7 +225,16 @@ class Injection(Flow):
 
     @torch.no_grad()
     def sample(self, n: int, c: Context = None, *, temperature: float = 1.0) -> Float[Tensor, "n D"]:
-        """Draw points g(z), z ~ p_Z, (n, D); colder codes lie nearer to the modes of p_Z."""
+        """Draw points g(z), z ~ p_Z, (n, D); with a context one for each of its rows.
+
+        Args:
+            n: number of points.
+            c: context, (n, C), or None.
+            temperature: scale >= 0 of the codes about their modes, see `isthmus.latents.draw`.
+
+        Raises:
+            InputError: the context has not n rows; the latent density has no colder form.
+        """
         return self.decode(self.draw(n, c, temperature=temperature), c)
 
     def affordable(self, most: int, *, times: int = 1, least: int = 8) -> int:

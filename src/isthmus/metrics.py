@@ -12,6 +12,7 @@ literature. Two functions are of another shape, and not in `METRICS`: `precision
 `inception_score` takes probabilities of classes and no reference.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -71,7 +72,7 @@ def fid_like(samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"]) -> 
     a, b = _scaled_deviations(samples), _scaled_deviations(reference)
     factors = torch.linalg.qr(a, mode="r").R @ torch.linalg.qr(b, mode="r").R.T
     fidelity = torch.linalg.matrix_norm(factors, "nuc")
-    return max(0.0, float(shift.square().sum() + a.square().sum() + b.square().sum() - 2 * fidelity))
+    return _distance(float(shift.square().sum() + a.square().sum() + b.square().sum() - 2 * fidelity))
 
 
 def energy_distance(samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"], *, max_rows: int = 10_000) -> float:
@@ -103,7 +104,7 @@ def energy_distance(samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D
     samples, reference = _checked_pair(samples, reference)
     origin = reference.mean(0)  # distances by matrix products lose digits far from the origin
     x, y = _thinned(samples - origin, max_rows), _thinned(reference - origin, max_rows)
-    return max(0.0, 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y))
+    return _distance(2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y))
 
 
 def sliced_wasserstein(
@@ -347,6 +348,11 @@ def _checked_pair(
         columns = f"{samples.shape[1]} and {reference.shape[1]}"
         raise InputError(f"expected equal numbers of columns; got {columns}; compare rows of the same table")
     return samples.detach().double(), reference.detach().double()
+
+
+def _distance(value: float) -> float:
+    """Keep rounding from making a distance negative, and overflow, infinity minus infinity, from making it NaN."""
+    return math.inf if math.isnan(value) else max(0.0, value)
 
 
 def _thinned(rows: Float[Tensor, "n D"], max_rows: int) -> Float[Tensor, "k D"]:

@@ -139,13 +139,25 @@ class Model(nn.Module):
 
     def reconstruct(self, x: Rows, c: RowContext = None) -> Float[Tensor, "batch n"]:
         """Return the points that rows are mapped to, `g(f(x))`."""
-        flow = self.injection
+        return self._by_rows(self._reconstruct, self._checked(x), c)
 
-        def reconstruct(x: Tensor, c: Context) -> Tensor:
-            """Return the reconstructions of some rows, in the user's units."""
-            return self.columns.restore(flow.reconstruct(self.columns.standardise(x), c))
+    def reconstruction_error(self, x: Rows, c: RowContext = None) -> Float[Tensor, " batch"]:
+        """Return the squared distance of each row to its reconstruction, on standardised columns.
 
-        return self._by_rows(reconstruct, self._checked(x), c)
+        Args:
+            x: data, (batch, n).
+            c: context, (batch, C), or None.
+
+        Returns:
+            (batch,); infinity where a row is so far away that arithmetic overflows, never NaN.
+        """
+
+        def error(x: Tensor, c: Context) -> Tensor:
+            """Return the squared distances of some rows."""
+            off = self.columns.standardise(x) - self.columns.standardise(self._reconstruct(x, c))
+            return off.square().sum(1)
+
+        return _finite_or(math.inf, self._by_rows(error, self._checked(x), c))
 
     @property
     def injection(self) -> Injection:
@@ -189,17 +201,22 @@ class Model(nn.Module):
                 with respect to d-dimensional volume on the learned manifold. Of a law of rows: `own`.
 
         Returns:
-            (batch,) in nats, with respect to the measure that `measured` names.
+            (batch,) in nats, with respect to the measure that `measured` names; minus infinity where a row is so far
+            away that arithmetic overflows, never NaN.
 
         Raises:
             InputError: the density has no such evaluation.
         """
         if self.evaluation(density) == "ambient":
             return self.estimate(x, c).value
-        return self._by_rows(self._manifold if density == "manifold" else self._log_prob, self._checked(x), c)
+        function = self._manifold if density == "manifold" else self._log_prob
+        return _finite_or(-math.inf, self._by_rows(function, self._checked(x), c))
 
     def estimate(self, x: Rows, c: RowContext = None, *, n_points: int = 128) -> Estimate:
-        """Return the most faithful log density there is, with its standard error, (batch,) in nats, user's units."""
+        """Return the most faithful log density there is, with its standard error, (batch,) in nats, user's units.
+
+        Where a row is so far away that arithmetic overflows, the density is minus infinity and its error infinite.
+        """
 
         def sided(x: Tensor, c: Context) -> Tensor:
             """Return value and standard error side by side."""
@@ -211,7 +228,8 @@ class Model(nn.Module):
             error = torch.stack(errors).square().sum(0).sqrt() / len(errors)
             return torch.stack([torch.stack(values).mean(0), error], 1)
 
-        return Estimate(*self._by_rows(sided, self._checked(x), c).unbind(1))
+        value, error = self._by_rows(sided, self._checked(x), c).unbind(1)
+        return Estimate(_finite_or(-math.inf, value), _finite_or(math.inf, error))
 
     def sample(
         self, n: int, c: RowContext = None, *, noise: bool = True, temperature: float = 1.0, truncation: float = 1.0
@@ -222,7 +240,7 @@ class Model(nn.Module):
             n: number of rows, >= 1.
             c: one context row for all, or n of them; required by a conditional model.
             noise: whether to add the noise off the manifold.
-            temperature: scale of codes about their modes, and of the noise; 1 is the model, colder is more typical.
+            temperature: scale of codes about their modes, and of noise; 1 is the model, less is more typical.
             truncation: share in (0, 1] of the codes to draw from, the likeliest ones under the latent density: of 16
                 codes a row one of as many as that is kept. 1 is the model; less gives more typical rows.
 
@@ -256,6 +274,9 @@ class Model(nn.Module):
             self.density.log_prob(self.columns.standardise(y), c) + self.columns.log_det(y) for y in self._spread(x)
         ]
         return torch.stack(values).mean(0)
+
+    def _reconstruct(self, x: Tensor, c: Context) -> Tensor:
+        return self.columns.restore(self.injection.reconstruct(self.columns.standardise(x), c))
 
     def _manifold(self, x: Tensor, c: Context) -> Tensor:
         if not isinstance(self.density, Ambient):
@@ -292,3 +313,11 @@ class Model(nn.Module):
                 for start in range(0, max(1, x.shape[0]), _ROWS)
             ]
         )
+
+
+def _finite_or(limit: float, values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Replace what is not finite, as of rows beyond arithmetic, by the limit that it tends to.
+
+    On the way infinities are subtracted from one another, so that NaN and either infinity mean the same.
+    """
+    return torch.where(values.isfinite(), values, limit)

@@ -21,7 +21,8 @@ import pandas as pd
 
 from isthmus import scoring
 from isthmus.data.tables import Parquet
-from isthmus.data.tables.stream import Run, located, write_frames
+from isthmus.data.tables.schema import NOTE
+from isthmus.data.tables.stream import Run, count_missing, located, write_frames
 from isthmus.disk import is_plain, read_plain, sweep, write_durably
 from isthmus.errors import InputError
 from isthmus.store import Fitted
@@ -47,6 +48,7 @@ class Parts:
         verb: "score" or "encode", see `isthmus.scoring`.
         density: of the scores, a name of the model's density, or None for the usual one.
         rows: the least number of rows of a part, but for the last of a file.
+        strict: whether one row that does not suit the model stops the run. If not, every part has a column `note`.
 
     Example:
         >>> import tempfile
@@ -67,6 +69,7 @@ class Parts:
     verb: Verb = "score"
     density: str | None = None
     rows: int = _ROWS
+    strict: bool = False
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -107,7 +110,7 @@ class Parts:
                 started on this machine for as long as this takes.
 
         Raises:
-            InputError: see `missing`; a row does not suit the model, and which; Ray is not installed.
+            InputError: see `missing`; if `strict`, a row does not suit the model, and which; Ray is not installed.
         """
         if engine not in ENGINES:
             raise InputError(f"expected an engine among {', '.join(ENGINES)}; got {engine!r}; choose one of them")
@@ -123,21 +126,28 @@ class Parts:
         """Compute one part.
 
         Raises:
-            InputError: a row does not suit the model, and which.
+            InputError: if `strict`, a row does not suit the model, and which.
         """
         frames = (self._result(first, frame) for first, frame in self.table.frames(self._runs[part]))
         schema = self.fitted.schema if self.verb == "encode" else None
         context = [column.name for column in schema.columns if column.role == "context"] if schema else []
         write_frames(frames, self.path(part), self.table.types(context))
 
+    def unscored(self) -> int:
+        """Count the rows of all parts that are there to which a note was given in place of numbers."""
+        parts = (self.path(part) for part in range(len(self)))
+        return sum(count_missing(path) for path in parts if path.exists())
+
     def _result(self, first: int, frame: pd.DataFrame) -> pd.DataFrame:
         try:
             if self.verb == "encode":
-                return scoring.encode(self.fitted, frame)
-            return scoring.score(self.fitted, frame, density=self.density)
+                result = scoring.encode(self.fitted, frame, strict=self.strict)
+            else:
+                result = scoring.score(self.fitted, frame, density=self.density, strict=self.strict)
         except InputError as error:
             check = lambda rows: scoring.tensors(self.fitted, rows)  # noqa: E731
             raise located(error, self.table, first, frame, check) from error
+        return result if self.strict or NOTE in result else result.assign(**{NOTE: None})  # all parts are alike
 
     @property
     def _runs(self) -> Sequence[Run]:
@@ -147,6 +157,7 @@ class Parts:
         return {
             "verb": self.verb,
             "density": self.fitted.model.evaluation(self.density) if self.verb == "score" else None,
+            "strictness": self.strict,
             "model": _fingerprint(self.fitted),
             "input": self.table.fingerprint(),
             "rows": [run.rows for run in self._runs],

@@ -279,7 +279,7 @@ class TrainingRecipe(_Record):
 
     max_steps: Annotated[int, Ge(0)] | Auto = Field("auto", description="optimiser steps; 0 keeps the start")
     max_time: float | None = Field(
-        None, gt=0, description="seconds after which training stops; a twelfth for each short trial before it"
+        None, gt=0, description="seconds of the whole fit, trials, refit and checks included; of `train`, of it alone"
     )
     batch_size: Count | Auto = Field("auto", description="rows a step")
     learning_rate: PositiveFloat | Auto = Field("auto", description="highest learning rate of the one-cycle schedule")

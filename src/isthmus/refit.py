@@ -15,6 +15,7 @@ floor was chosen as well.
 
 import copy
 import math
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from isthmus import latents
+from isthmus.deadline import Deadline
 from isthmus.density import (
     NOISES,
     Density,
@@ -63,6 +65,9 @@ _FLOW_STEPS, _FLOW_BATCH, _FLOW_RATE = 200, 256, 4e-3
 _LEAST_SCALE = 1e-6  # of codes that a flow is fitted to
 _FLOW_WITHIN = 1.0  # nats that isotropic noise may be behind for a flow, which knows no other, to be tried
 _REFINED = 3  # pairs of latent and noise whose numbers are tried out
+_ROWS_PER_SECOND, _FEWEST_ROWS = 4_000, 2_000  # of a limited time
+_GROWTH = 2.5  # how many times as long a mixture of twice as many components takes
+_FLOW_SECONDS = 30.0  # of a limited time without which no spline flow is tried: it slows all that follows too
 
 # Each kind of noise: the numbers to begin with, and the values tried for one after the other.
 _SETTINGS: dict[str, tuple[dict[str, float], dict[str, tuple[float, ...]]]] = {
@@ -186,7 +191,15 @@ def _reach(lazy: Any, z: Float[Tensor, "n d"]) -> None:
     first.scale.copy_(scale.clamp_min(_LEAST_SCALE))
 
 
-def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: RefitRecipe, *, seed: int = 0) -> Refit:
+def refit_density(
+    flow: Flow,
+    train: Rows,
+    held_out: Rows,
+    choice: RefitRecipe,
+    *,
+    seed: int = 0,
+    deadline: Deadline | None = None,
+) -> Refit:
     """Fit latent density and noise to a trained flow; where the recipe says `auto`, held-out rows choose.
 
     Args:
@@ -195,6 +208,7 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: RefitRecipe, 
         held_out: other rows.
         choice: which kinds of latent and noise are allowed.
         seed: of the mixtures' initialisation.
+        deadline: in a limited time fewer rows are used and fewer alternatives tried.
 
     Returns:
         The best alternative, and the list of all.
@@ -207,18 +221,23 @@ def refit_density(flow: Flow, train: Rows, held_out: Rows, choice: RefitRecipe, 
         >>> refit_density(flow, rows, rows, RefitRecipe(latent="as trained", noise="isotropic")).noise.kind
         'isotropic'
     """
-    flow = in_double(copy.deepcopy(flow)).eval()
+    flow, limit = in_double(copy.deepcopy(flow)).eval(), deadline or Deadline()
     if not isinstance(flow, Injection):
         return Refit(density_of(flow, None), Part(kind="as trained"), None, ())
+    train = train.thinned(limit.rows(_ROWS_PER_SECOND, _FEWEST_ROWS) or len(train.x))
     trial = _Trial.of(flow, train, held_out)
     tried: list[_Candidate] = []
-    for latent, lazy in _latent_candidates(trial, choice, train.c, seed):
+    for latent, lazy in _latent_candidates(trial, choice, train.c, seed, limit):
         tried += trial.of_latent(latent, lazy, choice)
-    if choice.latent == "flow" or (choice.latent == "auto" and _isotropic_suffices(tried)):
+    affordable_flow = choice.latent == "auto" and limit.left() > _FLOW_SECONDS
+    if choice.latent == "flow" or (affordable_flow and _isotropic_suffices(tried)):
         lazy = fit_flow(trial.z, train.c, steps=choice.flow_steps, seed=seed)
         tried += trial.of_latent(Part(kind="flow", scaled=True), lazy, choice)
     for candidate in sorted(tried, key=lambda c: -c.value)[:_REFINED]:
-        tried += trial.refine(candidate)
+        for refined in trial.refine(candidate) if limit.left() > 0 else ():
+            tried.append(refined)
+            if limit.left() < 0:
+                break
     best = max(tried, key=lambda c: c.value)
     flow.latent = best.lazy
     return Refit(density_of(flow, best.noise), best.latent, best.part, tuple(c.record for c in tried))
@@ -371,14 +390,25 @@ def _isotropic_suffices(tried: list[_Candidate]) -> bool:
 _Latents = Iterator[tuple[Part, LazyDistribution]]
 
 
-def _latent_candidates(trial: _Trial, choice: RefitRecipe, c: Context, seed: int) -> _Latents:
+def _latent_candidates(trial: _Trial, choice: RefitRecipe, c: Context, seed: int, limit: Deadline) -> _Latents:
     if choice.latent in ("auto", "as trained"):
         yield Part(kind="as trained"), trial.flow.latent
     if choice.latent not in ("as trained", "flow"):
         counts = _COMPONENTS[:1] if choice.latent == "gaussian" else _COMPONENTS
-        yield from _while_better(trial, _of_all(trial.z, counts, seed))
+        yield from _while_better(trial, _in_time(_of_all(trial.z, counts, seed), limit))
         if c is not None:
-            yield from _while_better(trial, _of_each(trial.z, c, counts, seed))
+            yield from _while_better(trial, _in_time(_of_each(trial.z, c, counts, seed), limit))
+
+
+def _in_time(candidates: _Latents, limit: Deadline) -> _Latents:
+    """The candidates, the first in any case, as long as one of twice the size would be ready and judged in time."""
+    began = time.monotonic()
+    for candidate in candidates:
+        yield candidate
+        took = time.monotonic() - began
+        if limit.left() < _GROWTH * took:
+            break
+        began = time.monotonic()
 
 
 def _while_better(trial: _Trial, candidates: _Latents) -> _Latents:

@@ -13,6 +13,7 @@ the folder is left alone. What `run.json` says never replaces a model; only a co
 
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -39,9 +40,11 @@ __all__ = [
     "check_run",
     "digest",
     "finish_run",
+    "note_spent",
     "open_run",
     "read_record",
     "remembered",
+    "spent_before",
     "weights_of",
     "writing",
 ]
@@ -70,6 +73,8 @@ class Command(BaseModel):
     report: bool
     network_named: bool
     max_unpacked: int | None = None
+    missing: list[str] = []
+    decimal: Literal["", ".", ","] = ""
 
 
 class Record(BaseModel):
@@ -88,6 +93,9 @@ class Record(BaseModel):
     of: dict[str, Any] | None = None
     finished: bool = False
     saving: bool = False
+
+
+_SPENT = "seconds spent"
 
 
 @contextmanager
@@ -336,6 +344,43 @@ def remembered(run_dir: Path | None, name: str, compute: Callable[[Path | None],
             _write(run_dir / _DECISIONS, known)
     _remove(run_dir / name)
     return known[name]
+
+
+def note_spent(run_dir: Path, seconds: float) -> None:
+    """Keep how long a run has taken up to now, so that one with a limit knows it after an interruption.
+
+    Args:
+        run_dir: the run's folder.
+        seconds: those before an interruption included.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> note_spent(folder, 2.5)
+        >>> spent_before(folder)
+        2.5
+    """
+    with writing(run_dir):
+        _write(run_dir / _DECISIONS, {**_read(run_dir / _DECISIONS), _SPENT: seconds})
+
+
+def spent_before(run_dir: Path) -> float:
+    """Return the seconds that `note_spent` kept, 0 if none.
+
+    Args:
+        run_dir: the run's folder.
+
+    Raises:
+        InputError: what is kept is no such number.
+
+    Example:
+        >>> spent_before(Path("no-such-folder"))
+        0.0
+    """
+    seconds = _read(run_dir / _DECISIONS).get(_SPENT, 0.0)
+    if not isinstance(seconds, float) or not 0 <= seconds < math.inf:
+        raise InputError(f"expected seconds in {run_dir / _DECISIONS}; got {seconds!r}; remove {run_dir} to start over")
+    return seconds
 
 
 def beside(model: Path) -> Path:

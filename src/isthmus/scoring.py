@@ -18,16 +18,17 @@ from torch import Tensor
 
 from isthmus.data.tables import Column, Schema
 from isthmus.data.tables.columns import Role, named
-from isthmus.data.tables.wording import quoted
+from isthmus.data.tables.schema import NOTE
+from isthmus.data.tables.wording import Faults, quoted, reject
 from isthmus.diagnostics import Health
 from isthmus.errors import InputError
 from isthmus.flow import Context, Injection
-from isthmus.matrices import by_rows
+from isthmus.matrices import LARGEST
 from isthmus.metrics import METRICS
 from isthmus.model import Model
 from isthmus.store import Fitted
 
-__all__ = ["decode", "distrust", "encode", "evaluate", "features", "sample", "score", "tensors"]
+__all__ = ["decode", "distrust", "encode", "evaluate", "features", "sample", "score", "tensors", "unscored"]
 
 _SAMPLED_ROWS = 1_000  # at once: noise with one covariance a component takes D^2 numbers a row
 _MOST_AUDITED_ROWS = 5_000  # above, the importance-sampled density is computed on fewer rows
@@ -43,22 +44,26 @@ class _Rows(NamedTuple):
     c: Context
 
 
-def score(fitted: Fitted, frame: pd.DataFrame, *, density: str | None = None) -> pd.DataFrame:
+def score(fitted: Fitted, frame: pd.DataFrame, *, density: str | None = None, strict: bool = False) -> pd.DataFrame:
     """Log density and reconstruction error of each row.
 
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit.
         density: a name of the model's density, see `isthmus.model.Model.log_prob`; the first by default.
+        strict: whether one row that does not suit the model refuses the table. If not, such a row has no scores, and
+            those of the other rows are, bit for bit, what they would be if it did suit.
 
     Returns:
         `log_density` in nats, with respect to the measure that `fitted.measured` names; of a flow with codes also
         `reconstruction_error`, the squared distance to the reconstruction on standardised columns; in the order of the
-        rows. Of images of whole numbers also `bits_per_dimension`, unless the density is
-        that of the manifold. Where the model does not reconstruct its own data also `untrusted`, why.
+        rows. Of images of whole numbers also `bits_per_dimension`, unless the density is that of the manifold. Where
+        the model does not reconstruct its own data also `untrusted`, why. Where a row has a gap or another value that
+        the fit has not prepared for, its numbers are NaN, and `note` says why. A row so far away that arithmetic
+        overflows has minus infinity and infinity.
 
     Raises:
-        InputError: the density is unknown, or the table does not suit the model.
+        InputError: the density is unknown, a column is missing, or, if `strict`, a row does not suit the model.
 
     Example:
         >>> from isthmus import fit, Recipe
@@ -67,16 +72,29 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str | None = None) ->
         >>> score(fitted, pd.DataFrame({"a": [1.5], "b": [1.5]})).columns.tolist()
         ['log_density', 'reconstruction_error']
     """
-    model, rows = fitted.model, _rows(fitted, frame)
-    log_density = model.log_prob(rows.x, rows.c, density=density)
-    log_density = torch.where(log_density.isnan(), -torch.inf, log_density)  # so far away that arithmetic overflows
-    scores = pd.DataFrame({"log_density": log_density.numpy()})
+    faults = Faults()
+    model, rows = fitted.model, _stood_in(fitted, frame, faults, strict=strict)
+    scores = pd.DataFrame({"log_density": model.log_prob(rows.x, rows.c, density=density).numpy()})
     if isinstance(model.flow, Injection):
-        scores["reconstruction_error"] = _errors(model, rows).numpy()
+        scores["reconstruction_error"] = model.reconstruction_error(rows.x, rows.c).numpy()
     if density != "manifold" and _dequantised(fitted):
         scores["bits_per_dimension"] = bits_per_dimension(fitted, scores["log_density"])
+    scores.loc[list(faults.reasons)] = math.nan
     reason = untrusted(fitted)
-    return scores if reason is None else scores.assign(untrusted=reason)
+    return _with_notes(scores if reason is None else scores.assign(untrusted=reason), faults)
+
+
+def unscored(results: pd.DataFrame) -> int:
+    """Count the rows to which `score` or `encode` gave a note in place of numbers.
+
+    Args:
+        results: what `score` or `encode` returned.
+
+    Example:
+        >>> unscored(pd.DataFrame({"log_density": [0.5, math.nan], "note": [None, "expected a value in column 'a'"]}))
+        1
+    """
+    return int(results.iloc[:, 0].isna().sum())
 
 
 def bits_per_dimension(fitted: Fitted, log_density: Any) -> Any:
@@ -120,24 +138,46 @@ def untrusted(fitted: Fitted) -> str | None:
     return "; ".join(reasons) or None
 
 
-def encode(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
+def encode(fitted: Fitted, frame: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
     """The code of each row.
 
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit.
+        strict: whether one row that does not suit the model refuses the table. If not, such a row has no code.
 
     Returns:
-        Columns z0, z1, ..., then the context columns, which `decode` needs.
+        Columns z0, z1, ..., then the context columns, which `decode` needs. Where a row does not suit the model, or is
+        so far away that its code overflows, its code is NaN and `note` says why.
 
     Raises:
-        InputError: the table does not suit the model.
+        InputError: a column is missing, or, if `strict`, a row does not suit the model.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> fitted = fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe)
+        >>> encode(fitted, pd.DataFrame({"a": [1.5, None], "b": [1.5, 2.0]}))["note"].tolist()
+        [None, "expected a value in column 'c0'; got a missing value"]
     """
-    rows = _rows(fitted, frame)
-    z = fitted.model.encode(rows.x, rows.c)
-    codes = pd.DataFrame(z.numpy(), columns=[f"z{i}" for i in range(z.shape[1])])
-    context = _named(fitted, frame)[[column.name for column in _columns(fitted, "context")]]
-    return pd.concat([codes, context.reset_index(drop=True)], axis=1)
+    faults = Faults()
+    rows = _stood_in(fitted, frame, faults, strict=strict)
+    z = fitted.model.encode(rows.x, rows.c).numpy()
+    codes = pd.DataFrame(z, columns=[axis.name for axis in _numbers("z", z.shape[1])])
+    overflows = ~np.isfinite(z).all(1)
+    series = pd.Series(np.where(overflows, math.inf, 0.0), name="z0")
+    (reject if strict else faults.note)(overflows, series, "a finite code", "leave out that row, which is too far away")
+    codes.loc[list(faults.reasons)] = math.nan
+    context = _named(fitted, frame)[list(conditions(fitted))]
+    return _with_notes(pd.concat([codes, context.reset_index(drop=True)], axis=1), faults)
+
+
+def _with_notes(results: pd.DataFrame, faults: Faults) -> pd.DataFrame:
+    """The results, with a last column that says of rows why they have none, if there are any."""
+    if not faults.reasons:
+        return results
+    notes = [faults.reasons.get(row) for row in range(len(results))]
+    return named(pd.concat([results, pd.Series(notes, name=NOTE, dtype=object)], axis=1))
 
 
 def decode(fitted: Fitted, codes: pd.DataFrame) -> pd.DataFrame:
@@ -177,7 +217,7 @@ def sample(
         n: number of rows, >= 1.
         given: a value for each context column of a conditional model.
         noise: whether to add the noise off the manifold.
-        temperature: scale of codes and noise; 1 is the model.
+        temperature: scale of codes about their modes, and of noise; 1 is the model, less is more typical.
         truncation: share in (0, 1] of the codes to draw from, the likeliest ones; 1 is the model.
         seed: of the draw; the global random state is left as it was.
 
@@ -193,7 +233,7 @@ def sample(
         >>> sample(fit([[0, 1], [1, 2], [2, 3], [3, 4]], recipe=recipe), 2).shape
         (2, 2)
     """
-    given, names = given or {}, [column.name for column in _columns(fitted, "context")]
+    given, names = given or {}, conditions(fitted)
     if names and not given:
         raise InputError(f"expected a value for each of {quoted(*names)}; got none; give it (--given {names[0]}=...)")
     c = torch.from_numpy(_schema(fitted).encode_context(given)).expand(n, -1) if given else None
@@ -219,7 +259,8 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         on `log_density_rows`. Around a learned manifold this is importance-sampled, and there are
         `log_density_linearised`, `log_density_gap`, by how much that exceeds the former on the same rows, and
         `log_density_manifold`; of a flow with codes `reconstruction_mse`; of images of whole numbers
-        `bits_per_dimension`; `seconds`.
+        `bits_per_dimension`; `beyond_arithmetic`, the number of rows so far away that their log density is minus
+        infinity, which makes the means so too, and which gap and standard error leave out; `seconds`.
 
     Raises:
         InputError: the table does not suit the model.
@@ -238,7 +279,7 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         **{name: METRICS[name].function(*pair) for name in names},
     }
     if isinstance(flow, Injection):
-        figures["reconstruction_mse"] = float(_errors(model, rows).mean())
+        figures["reconstruction_mse"] = float(model.reconstruction_error(rows.x, rows.c).mean())
     figures |= _log_densities(model, rows)
     if _dequantised(fitted):
         figures["bits_per_dimension"] = bits_per_dimension(fitted, figures["log_density"])
@@ -275,6 +316,15 @@ def tensors(fitted: Fitted, frame: pd.DataFrame) -> tuple[Float[Tensor, "n colum
     return _rows(fitted, frame)
 
 
+def conditions(fitted: Fitted) -> tuple[str, ...]:
+    """Return the names of the columns that a model is conditioned on, as `sample` takes them.
+
+    Args:
+        fitted: the model and its record.
+    """
+    return tuple(column.name for column in _columns(fitted, "context"))
+
+
 def features(fitted: Fitted) -> tuple[str, ...]:
     """Names of the columns of the data's matrix.
 
@@ -290,27 +340,21 @@ def _log_densities(model: Model, rows: _Rows) -> dict[str, Any]:
     index = torch.arange(n)
     if n > _MOST_AUDITED_ROWS:
         index = torch.linspace(0, n - 1, _AUDITED_ROWS, dtype=torch.float64).round().long()
+    usual = model.log_prob(rows.x, rows.c)
     value, error = model.estimate(rows.x[index], None if rows.c is None else rows.c[index])
+    near = value.isfinite() & usual[index].isfinite()
     figures = {
         "log_density": float(value.mean()),
-        "log_density_standard_error": float(error.square().mean().sqrt()) / math.sqrt(len(index)),
+        "log_density_standard_error": float(error[near].square().mean().sqrt()) / math.sqrt(len(index)),
         "log_density_rows": len(index),
+        "beyond_arithmetic": int(usual.isneginf().sum()),
     }
     for name in set(model.density.names) - {"own", "ambient"}:
-        other = model.log_prob(rows.x, rows.c, density=name)
+        other = usual if name == model.density.names[0] else model.log_prob(rows.x, rows.c, density=name)
         figures[f"log_density_{name}"] = float(other.mean())
         if name == model.density.names[0]:
-            figures["log_density_gap"] = float((other[index] - value).mean())
+            figures["log_density_gap"] = float((other[index] - value)[near].mean())
     return figures
-
-
-def _errors(model: Model, rows: _Rows) -> Float[Tensor, " n"]:
-    """Squared distance of each row to its reconstruction, on standardised columns."""
-    errors = []
-    for start, x in by_rows(rows.x):
-        x_hat = model.reconstruct(x, None if rows.c is None else rows.c[start : start + len(x)])
-        errors.append((model.columns.standardise(x) - model.columns.standardise(x_hat)).square().sum(1))
-    return torch.cat(errors)
 
 
 def _draw(model: Model, n: int, c: Context, *, seed: int = 0, **how: Any) -> Float[Tensor, "n columns"]:
@@ -334,6 +378,26 @@ def _frame(fitted: Fitted, rows: _Rows) -> pd.DataFrame:
 
 def _rows(fitted: Fitted, frame: pd.DataFrame) -> _Rows:
     return _tensors(*_schema(fitted).encode(_named(fitted, frame)))
+
+
+def _stood_in(fitted: Fitted, frame: pd.DataFrame, faults: Faults, *, strict: bool) -> _Rows:
+    """The matrices of a table; rows that do not suit the model are noted, and another row stands in for each.
+
+    They are not left out, since the last bits of a row's score depend on how many rows are scored at once.
+    """
+    report = reject if strict else faults.note
+    schema = _schema(fitted)
+    x, c = schema.encode(_named(fitted, frame), report=report)
+    for matrix, names in ((x, schema.features), (c, schema.context_features)):
+        for name, column in zip(names, () if matrix is None else matrix.T, strict=matrix is not None):
+            values = pd.Series(column, name=name)
+            report((values.abs() > LARGEST).to_numpy(), values, f"numbers up to {LARGEST:g}", "change the units")
+    if bad := list(faults.reasons):
+        good = next((row for row in range(len(x)) if row not in faults.reasons), None)
+        for matrix in (x, c):
+            if matrix is not None:
+                matrix[bad] = 0.0 if good is None else matrix[good]
+    return _tensors(x, c)
 
 
 def _tensors(x: np.ndarray, c: np.ndarray | None) -> _Rows:

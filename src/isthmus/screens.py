@@ -12,7 +12,16 @@ from isthmus.errors import InputError
 if TYPE_CHECKING:
     from isthmus.store import Fitted
 
-__all__ = ["description", "indented", "of_description", "of_evaluation", "of_fit", "print_json", "print_rows"]
+__all__ = [
+    "description",
+    "escaped",
+    "indented",
+    "of_description",
+    "of_evaluation",
+    "of_fit",
+    "print_json",
+    "print_rows",
+]
 
 Line = tuple[str, str, str]
 
@@ -89,8 +98,19 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def escaped(text: str) -> str:
+    r"""Return the text with what cannot be printed, or would move the cursor, as Python writes it.
+
+    Example:
+        >>> escaped("a\x1b[2J\n")
+        'a\\x1b[2J\\n'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_rows(rows: Sequence[Line]) -> None:
-    """Name, value and remark in aligned columns."""
+    """Name, value and remark in aligned columns; what cannot be printed is escaped."""
+    rows = [(escaped(name), escaped(value), escaped(remark)) for name, value, remark in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table as Grid
@@ -131,18 +151,22 @@ def of_description(record: Mapping[str, Any]) -> list[Line]:
     ]
 
 
-def _tried(figures: Mapping[str, Any]) -> str:
+def _tried(figures: Mapping[str, Any], *, estimated: bool = False) -> str:
     """Of which latent dimensions this one was chosen."""
     tried = [str(record["latent_dim"]) for record in figures.get("latent_dim_curve") or []]
-    return f"the fewest that held-out rows ask for, of {', '.join(tried)}" if tried else "as given"
+    if tried:
+        return f"the fewest that held-out rows ask for, of {', '.join(tried)}"
+    return "as near neighbours have it, there was no time to try others" if estimated else "as given"
 
 
 def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
     """What `fit` shows of a finished fit of a table with so many columns."""
     figures, D = fitted.metrics, fitted.model.flow.data_dim
+    estimated = fitted.recipe.flow.latent_dim == "auto" and fitted.noise is not None
+    latent_dim = str(figures["latent_dim"])
     return [
         ("columns", f"{n_columns:,}", "" if n_columns == D else f"{D:,} numbers enter the flow"),
-        *([("latent dimension", str(figures["latent_dim"]), _tried(figures))] if figures["latent_dim"] else []),
+        *([("latent dimension", latent_dim, _tried(figures, estimated=estimated))] if figures["latent_dim"] else []),
         *_beta(figures),
         ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
         *_held_out(figures["validation"]),
@@ -195,8 +219,10 @@ _EVALUATED: dict[str, tuple[str, str]] = {  # figure of `evaluate` -> name and r
 def of_evaluation(figures: Mapping[str, Any]) -> list[Line]:
     """Return the lines that `evaluate` shows of its figures."""
     shown = ((figures[key], *line) for key, line in _EVALUATED.items() if key in figures)
+    far = figures["beyond_arithmetic"]
     return [
         ("rows", f"{figures['n']:,}", ""),
+        *([("  beyond arithmetic", f"{far:,}", "their log density is minus infinity")] if far else []),
         ("dimensions", _dimensions(figures["D"], figures["d"]), ""),
         ("log densities in", figures["measure"], ""),
         *((name, f"{value:.4f}", remark.format(**figures)) for value, name, remark in shown),

@@ -6,11 +6,15 @@ gain more than one standard error of the difference, then down, as long as they 
 on both sides. So dimensions that gain nothing are not taken up (the one-standard-error rule of Breiman, Friedman,
 Olshen, Stone 1984). Each trial is a short training from the principal components and a refit of the density.
 
+In a limited time it ends at its share of that, wherever it is; where not even one trial fits into it, the estimate
+stands.
+
 At most D - 1 dimensions are considered, at most 64, and no direction in which standardised columns vary by less than
 0.3 % of a standard deviation: that is a linear constraint between columns, not a dimension.
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.deadline import SEARCH, Deadline
 from isthmus.density import Density
 from isthmus.diagnostics import intrinsic_dimension
 from isthmus.flow import Flow, Injection
@@ -32,7 +37,8 @@ __all__ = ["Sweep", "judges", "short_fit", "start_latent_dim", "sweep_latent_dim
 
 _RATIO = 1.6
 _STEPS, _VALIDATIONS = 600, 6
-_SHARE_OF_TIME = 12  # of a given time, for one rung
+_SHARE_OF_TIME, _SHARE_OF_REFIT = 1 / 20, 1 / 40  # of a given time, for one trial
+_SHORTEST_TRIAL = 2.0  # seconds of training; a shorter one tells nothing
 _ROWS = 4_000
 _HELD_OUT_ROWS = 500
 _LARGEST = 64
@@ -55,7 +61,12 @@ class Sweep:
 
 
 def sweep_latent_dim(
-    build: Callable[[int], Flow], recipe: Recipe, data: Split, *, run_dir: Path | None = None
+    build: Callable[[int], Flow],
+    recipe: Recipe,
+    data: Split,
+    *,
+    run_dir: Path | None = None,
+    deadline: Deadline | None = None,
 ) -> Sweep:
     """Train a flow of each of some latent dimensions for a short while, and let held-out rows choose.
 
@@ -64,6 +75,7 @@ def sweep_latent_dim(
         recipe: the run's recipe; its objective, training and seed are used.
         data: the rows; at most 4,000 are used in the refit, and 500 decide.
         run_dir: where what was found is kept; a search that is found there goes on.
+        deadline: of the whole fit; the search ends at its share of it.
 
     Returns:
         The chosen dimension and the curve.
@@ -89,8 +101,7 @@ def sweep_latent_dim(
         return torch.tensor(remembered(run_dir, f"latent_dim_{d}", measure), dtype=torch.float64)
 
     rows = judges(data)
-
-    search = _Search(score)
+    search = _Search(score, deadline or Deadline())
     search.run(start_latent_dim(data.train.x), _most(data.train.x))
     return search.sweep()
 
@@ -98,15 +109,17 @@ def sweep_latent_dim(
 class _Search:
     """A walk over latent dimensions by the held-out log density of each, (m,) in nats."""
 
-    def __init__(self, score: Callable[[int], Float[Tensor, " m"]]) -> None:
-        self.score = score
+    def __init__(self, score: Callable[[int], Float[Tensor, " m"]], deadline: Deadline) -> None:
+        self.score, self.deadline = score, deadline
+        self.longest = 0.0  # seconds of a trial
         self.scores: dict[int, Tensor] = {}
         self.chosen = 0
 
     def run(self, start: int, most: int) -> None:
         """Walk up, else down, then to the middles on both sides of where that ends."""
         self.chosen = start
-        self.scores[start] = self.score(start)
+        if not self._try(start):
+            return
         for up in (True, False):
             while (rung := _rung(self.chosen, most, up=up)) not in self.scores and self._takes(rung):
                 pass
@@ -127,12 +140,24 @@ class _Search:
 
     def _takes(self, d: int) -> bool:
         """Try d; take a larger one if it gains more than a standard error, a smaller one if it loses no more."""
-        self.scores[d] = self.score(d)
+        if not self._try(d):
+            return False
         gain, error = self._gain(d, self.chosen)
         taken = gain > error if d > self.chosen else gain >= -error
         if taken:
             self.chosen = d
         return taken
+
+    def _try(self, d: int) -> bool:
+        """Score d; False where there is no time for it."""
+        limit = self.deadline
+        expected = max(self.longest, (_SHARE_OF_TIME + _SHARE_OF_REFIT) * limit.seconds if limit.seconds else 0.0)
+        if not limit.allows(_SHORTEST_TRIAL / _SHARE_OF_TIME) or limit.left(SEARCH) < expected:
+            return False
+        began = time.monotonic()
+        self.scores[d] = self.score(d)
+        self.longest = max(self.longest, time.monotonic() - began)
+        return True
 
     def _gain(self, d: int, other: int) -> tuple[float, float]:
         """Mean gain of d over another, and its standard error."""
@@ -161,8 +186,13 @@ def _most(x: Float[Tensor, "n D"]) -> int:
     """The largest latent dimension that is considered."""
     n, D = x.shape
     x = x[:: max(1, math.ceil(n / _COVARIANCE_ROWS))].to(torch.float64)
-    variances = torch.linalg.eigvalsh(x.mT.cov(correction=0).reshape(D, D))
-    return max(1, min(D - 1, int((variances > _CONSTRAINT * variances.mean()).sum()), n // 2, _LARGEST))
+    if n < D:  # the covariance of few rows has the eigenvalues of their products, and else zeros
+        centred = (x - x.mean(0)) / n**0.5
+        variances = torch.linalg.eigvalsh(centred @ centred.mT)
+    else:
+        variances = torch.linalg.eigvalsh(x.mT.cov(correction=0).reshape(D, D))
+    directions = int((variances > _CONSTRAINT * variances.sum() / D).sum())
+    return max(1, min(D - 1, directions, n // 2, _LARGEST))
 
 
 def _rung(d: int, most: int, *, up: bool) -> int:
@@ -195,7 +225,7 @@ def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, r
     asked, seconds = recipe.training.max_steps, recipe.training.max_time
     short = {
         "max_steps": steps if asked == "auto" else min(steps, math.ceil(asked / 4)),
-        "max_time": None if seconds is None else seconds / _SHARE_OF_TIME,
+        "max_time": None if seconds is None else seconds * _SHARE_OF_TIME,
         "validations": _VALIDATIONS,
         "devices": 1,
     }
@@ -212,7 +242,9 @@ def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, r
     )
     choice = RefitRecipe(latent="mixture" if isinstance(flow, Injection) else "auto")
     with single_thread(flow):
-        return refit_density(flow, data.drawn.thinned(_ROWS), held_out, choice, seed=recipe.seed).density
+        limit = Deadline(None if seconds is None else seconds * _SHARE_OF_REFIT)
+        rows = data.drawn.thinned(_ROWS)
+        return refit_density(flow, rows, held_out, choice, seed=recipe.seed, deadline=limit).density
 
 
 def judges(data: Split) -> Rows:

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 OPENING = """# Reliability
 
 What is promised, how often it was tried, and how often it held. `make soak` tries everything again and writes this
-page; `pytest -m reliability`, a part of `make test`, tries a smaller number each time.
+page; `pytest -m reliability`, a part of `make test`, tries a smaller number each time. A compressed table is read up to
+the size that `--max-unpacked` allows, 4 GiB unless told otherwise, whatever stands below about mutated files.
 
 Tried {form} on {when}: isthmus {isthmus}, torch {torch}, Python {python}, {system}.
 """

@@ -1,8 +1,9 @@
 """The command line: a table and a model in, a table or figures out.
 
-Results go to standard output or to a file, everything else to standard error, and progress only to a terminal. What is
-wrong with the input is said in one line, with exit code 2 and nothing written; an error of the program is a traceback
-with exit code 1. Whatever is slow to import is imported by the verb that needs it.
+Results go to standard output or to a file, everything else to standard error: progress too, as a bar on a terminal,
+else as lines, one a phase and one in half a minute within it, unless `--quiet`. What is wrong with the input is said in
+one line, with exit code 2 and nothing written; an error of the program is a traceback with exit code 1. Whatever is
+slow to import is imported by the verb that needs it.
 """
 
 import os
@@ -15,9 +16,11 @@ from typing import Annotated
 import typer
 
 from isthmus.cli import fit, rows, show  # noqa: F401 (each adds its verbs, in the order of the help)
-from isthmus.cli.common import ARGUMENTS, app, say
+from isthmus.cli.common import ARGUMENTS, QUIET, app, progress_lines, say
+from isthmus.cli.streams import OutputError, standard_streams
 from isthmus.errors import InputError
 from isthmus.interrupts import interruptible
+from isthmus.screens import escaped
 
 __all__ = ["app", "main"]
 
@@ -29,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line if not given.
 
     Returns:
-        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 130 after Ctrl-C, 143
-        after SIGTERM, 129 after SIGHUP; 141 where the reader of a pipe has gone.
+        The exit code: 0; 1 where `--strict` finds a model untrusted; 2 for bad input or usage; 3 where `score` or
+        `encode` gave some rows a note in place of numbers; 74 where standard output is closed or full; 130 after
+        Ctrl-C, 143 after SIGTERM, 129 after SIGHUP; 141 where the reader of a pipe has gone.
 
     Example:
         >>> main(["list", "flows"])  # doctest: +ELLIPSIS
@@ -38,9 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ...
         0
     """
-    with interruptible() as interruption:
+    with standard_streams(), interruptible() as interruption:
         try:
             code = _run(sys.argv[1:] if arguments is None else arguments)
+        except OutputError as error:
+            say(f"isthmus: error: {error}")
+            return 74  # EX_IOERR of sysexits.h
         except (InputError, typer.TyperException) as error:
             return _fail(error)
         except BrokenPipeError:
@@ -60,13 +67,14 @@ def _run(arguments: Sequence[str]) -> int:
     ARGUMENTS.set(tuple(arguments))
     command = typer.main.get_command(app)
     try:
-        with command.make_context("isthmus", list(arguments)) as context:
+        with progress_lines(), command.make_context("isthmus", list(arguments)) as context:
             command.invoke(context)
     except typer.Exit as done:
         return done.exit_code
     else:
         return 0
     finally:
+        QUIET.set(False)
         sys.stdout.flush()
 
 
@@ -91,5 +99,5 @@ def _fail(error: Exception) -> int:
     if "\n" in text and text.startswith("Usage:"):  # no arguments: the help, as it is
         say(text)
     else:
-        say(f"isthmus: error: {' '.join(text.split())}")
+        say(f"isthmus: error: {escaped(' '.join(text.split()))}")
     return 2

@@ -1,8 +1,10 @@
 """What the verbs of the command line share: the application, options, tables in and out, what is said meanwhile."""
 
 import contextlib
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -13,10 +15,15 @@ import typer
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
+    from isthmus.data.tables import Schema
     from isthmus.store import Fitted
 
 __all__: list[str] = []  # verbs are typed, not called
 
+_EVERY = 30.0  # seconds between lines within a phase
+_log = logging.getLogger("isthmus")
+
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)  # whether progress is said, see `progress_lines`
 ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # of the running command line
 
 app = typer.Typer(
@@ -40,6 +47,13 @@ def _bytes(text: str) -> int:
         return parse_size(text)
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _decimal_mark(text: str) -> str:
+    """Read a decimal mark."""
+    if text not in ("", ".", ","):
+        raise typer.BadParameter(f"expected . or ,; got {text!r}; name one of them")
+    return text
 
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
@@ -75,8 +89,40 @@ MaxUnpacked = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
+Missing = Annotated[
+    list[str] | None,
+    typer.Option(metavar="WORD", help="One more spelling of a missing value in text files. Repeatable."),
+]
+Decimal = Annotated[
+    str,
+    typer.Option(
+        parser=_decimal_mark,
+        metavar=".|,",
+        help="Decimal mark of text files, where the numbers themselves do not tell it.",
+    ),
+]
+
+
+def _be_quiet(asked: bool) -> bool:
+    QUIET.set(asked)
+    return asked
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "-q", "--quiet", help="Say nothing of progress and columns; errors and warnings remain.", callback=_be_quiet
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where the model does not reconstruct its data.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Let nothing doubtful pass: refuse a table with a row that does not suit the model, and exit with 1 where "
+        "the model does not reconstruct its data.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the random draw.", min=0, max=2**32 - 1)]
 
 
@@ -86,11 +132,50 @@ def say(*lines: str) -> None:
         sys.stderr.writelines(f"{line}\n" for line in lines)
 
 
+class _Lines(logging.Handler):
+    """Print records of the package: a phase at once, what happens within one now and then, and every warning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record, or not."""
+        if record.levelno >= logging.WARNING:
+            say(f"isthmus: warning: {record.getMessage()}")
+            return
+        if QUIET.get() or sys.stderr.isatty():
+            return
+        if record.levelno >= logging.INFO or time.monotonic() - self.last >= _EVERY:
+            self.last = time.monotonic()
+            say(f"isthmus: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def progress_lines() -> Iterator[None]:
+    """Say what the package logs where standard error is no terminal, which has a status line and a bar instead."""
+    lines, level = _Lines(), _log.level
+    _log.addHandler(lines)
+    _log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        _log.removeHandler(lines)
+        _log.setLevel(level)
+
+
+def note(*lines: str) -> None:
+    """Write lines to standard error, unless `--quiet`."""
+    if not QUIET.get():
+        say(*lines)
+
+
 @contextlib.contextmanager
 def busy(what: str) -> Iterator[Callable[[str], Any]]:
-    """A line on the terminal while something takes long; what it yields changes the line."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
+    """Say what takes long: on a terminal a status line, which what it yields changes; else a line, and some more."""
+    if QUIET.get() or not sys.stderr.isatty():
+        _log.info(what)
+        yield _log.debug
         return
     from rich.console import Console
 
@@ -113,11 +198,25 @@ def load_model(model: Path, output: str | None = None, tables: Sequence[str] = (
     return load(model)
 
 
-def read(table: str | Path, max_unpacked: int | None = None) -> Any:
-    """Read a table as a frame."""
-    from isthmus.data.tables import MOST_UNPACKED, read_table
+def unpacked_bound(asked: int | None) -> int:
+    """Return the bytes that a compressed table may unpack to: as `--max-unpacked` says, else the usual bound."""
+    from isthmus.data.tables import MOST_UNPACKED
 
-    return read_table(table, max_unpacked=MOST_UNPACKED if max_unpacked is None else max_unpacked)
+    return MOST_UNPACKED if asked is None else asked
+
+
+def read(
+    table: str | Path,
+    max_unpacked: int | None = None,
+    missing: Sequence[str] | None = None,
+    decimal: str = "",
+    schema: "Schema | None" = None,
+) -> Any:
+    """Read a table as a frame; with the schema of a model, as the table of its fit was read."""
+    from isthmus.data.tables import read_table
+
+    most = unpacked_bound(max_unpacked)
+    return read_table(table, max_unpacked=most, missing=missing or (), decimal=decimal, schema=schema)
 
 
 def is_long(tables: Sequence[str], *, stream: bool) -> bool:
@@ -136,10 +235,18 @@ def write(frame: Any, output: str | None) -> None:
     write_table(frame, output)
 
 
-def warn_untrusted(reason: str | None, *, strict: bool) -> None:
-    """Say why likelihoods cannot be trusted, if they cannot; then exit with 1 where that is asked for."""
+def warn_untrusted(reason: str | None, *, strict: bool, results: str = "likelihoods") -> None:
+    """Say why results cannot be trusted, if they cannot; then exit with 1 where that is asked for."""
     if reason is None:
         return
-    say(f"isthmus: warning: these likelihoods cannot be trusted: {reason}")
+    say(f"isthmus: warning: these {results} cannot be trusted: {reason}")
     if strict:
         raise typer.Exit(1)
+
+
+def warn_unscored(count: int, results: str) -> None:
+    """Say how many rows have a note in place of results, if any; then exit with 3."""
+    if count:
+        rows = "1 row has" if count == 1 else f"{count:,} rows have"
+        say(f"isthmus: warning: {rows} no {results}; the column note says why, and --strict refuses such a table")
+        raise typer.Exit(3)

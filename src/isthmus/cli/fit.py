@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,17 +15,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isthmus import screens
-from isthmus.cli.common import ARGUMENTS, AsJson, AsStream, MaxUnpacked, app, busy, is_long, read, say
+from isthmus.cli.common import (
+    ARGUMENTS,
+    QUIET,
+    AsJson,
+    AsStream,
+    Decimal,
+    MaxUnpacked,
+    Missing,
+    Quiet,
+    app,
+    busy,
+    is_long,
+    note,
+    read,
+    say,
+    unpacked_bound,
+)
 from isthmus.cli.outputs import check_model_output
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
+    from isthmus.deadline import Deadline
     from isthmus.recipe import Recipe
     from isthmus.runs import Command
     from isthmus.store import Fitted
 
 __all__: list[str] = []  # verbs are typed, not called
 
+_REPORT_SECONDS, _REPORT_SHARE = 4.0, 0.03  # of the time; where less is left, there is no report
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -53,7 +72,9 @@ def fit(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting of the recipe. Repeatable.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
-    max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest training: 90s, 5m or 1h.")] = None,
+    max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest time of it all: 90s, 5m or 1h.")] = None,
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     stream: AsStream = False,
     devices: Annotated[
@@ -69,11 +90,15 @@ def fit(
         Path | None, typer.Option(metavar="MODEL.run", help="Go on with an interrupted fit; takes no TABLE.")
     ] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Learn a model from a table and write it to a folder.
 
     Text, booleans, times and missing values are turned into numbers, constant columns are left out; what was done is
     said, and undone by the other verbs. A tenth of the rows is held out to choose by.
+
+    In a text file the cells tell the delimiter, decimal and thousands marks, whether the first row is of names, and
+    which words are missing values among numbers; that is said too, and later files are read in the same way.
 
     A folder of PNG or JPEG images, an .npz file with an array of images, or an idx file is a table of images, learnt by
     convolutional networks unless others are named. The sub-folders of a folder, or the labels beside an array, are a
@@ -87,7 +112,11 @@ def fit(
 
     With --force the model in an existing folder is replaced, and an unfinished fit of it given up; of the folder only
     the files of the model are, whatever else you keep in it stays. A folder that is no model is never written to.
+
+    With --max-time everything from reading the table to the report is to be done by then: short trials are left out
+    first, training takes what is left, and density, checks and report make do with fewer rows.
     """
+    started = time.monotonic()
     options = {
         "flow.latent_dim": _latent_dim(latent_dim),
         "seed": seed,
@@ -100,19 +129,22 @@ def fit(
         flags = {
             "--no-report": no_report,
             "--stream": stream,
+            "--missing": missing,
+            "--decimal": decimal,
             "--max-unpacked": max_unpacked is not None,
         }
         _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
         _check_table(resume)
-        _go_on(resume, as_json=as_json, new=False, force=force)
+        _go_on(resume, as_json=as_json, new=False, force=force, started=started)
     elif not table or output is None:
         raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
     else:
         command = {"targets": target or [], "force": force, "report": not no_report, "max_unpacked": max_unpacked}
+        command |= {"missing": missing or [], "decimal": decimal}
         tables = table if is_long(table, stream=stream) else table[0]
         check_model_output(output, [*table, *([recipe] if recipe else [])], force=force)
         run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
-        _go_on(run_dir, as_json=as_json, new=True, force=force)
+        _go_on(run_dir, as_json=as_json, new=True, force=force, started=started)
 
 
 def _begin(table: str | list[str], output: Path, recipe: "Recipe", command: Mapping[str, Any]) -> Path:
@@ -157,8 +189,8 @@ def _sha256(path: str | list[str]) -> str | None:
 def _refuse_beside_resume(given: Sequence[str], run_dir: Path) -> None:
     if given:
         raise InputError(
-            f"expected only --json and --force beside --resume, since {run_dir} has the rest; got {', '.join(given)}; "
-            "leave it out"
+            f"expected only --json, --quiet and --force beside --resume, since {run_dir} has the rest; got "
+            f"{', '.join(given)}; leave it out"
         )
 
 
@@ -176,28 +208,33 @@ def _check_table(run_dir: Path) -> None:
         raise InputError(f"expected the table that the fit began with, {path}; got {got}; put it back, nothing is lost")
 
 
-def _go_on(run_dir: Path, *, as_json: bool, new: bool, force: bool) -> None:
+def _go_on(run_dir: Path, *, as_json: bool, new: bool, force: bool, started: float) -> None:
     """Fit what the folder of a run says, write the model, and remove the folder; replace a model only if told now."""
     from isthmus import runs
+    from isthmus.deadline import Deadline
+    from isthmus.recipe import Recipe
     from isthmus.store import check_output, holds, save
 
     folder, command = runs.model_of(run_dir), runs.command_of(run_dir)
     with runs.going_on(run_dir, new=new, force=force or command.force):
         if not runs.read_record(run_dir).saving:  # else a model that is there may be what comes of this run
             check_output(folder, force=force)
-        fitted, frame = _fitted(run_dir, command, as_json=as_json)
+        recipe = Recipe.read(run_dir / "recipe.yaml")
+        deadline = Deadline(recipe.training.max_time, started=started)
+        fitted, frame = _fitted(run_dir, command, recipe, deadline, as_json=as_json)
         runs.note(run_dir, saving=True)
         if not holds(folder, fitted):
             save(fitted, folder, force=force)
         runs.end(run_dir)
-    if command.report:
+    reported = command.report and _allows_report(deadline)
+    if reported:
         with contextlib.suppress(KeyboardInterrupt), busy("writing the report; Ctrl-C leaves it out"):
-            _write_pages(fitted, frame, folder)
+            _write_pages(fitted, frame, folder, deadline)
     if as_json:
         keys = ("seconds", "steps", "latent_dim", "beta", "validation", "health")
         screens.print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
     else:
-        about = "report.html in it says whether to trust it" if command.report else ""
+        about = "report.html in it says whether to trust it" if reported else ""
         stream = fitted.metrics.get("stream", {"rows": len(frame)})
         remark = f"of which {len(frame):,} were sampled to choose by" if "sampled" in stream else ""
         rows = ("rows", f"{stream['rows']:,}", remark)
@@ -206,7 +243,7 @@ def _go_on(run_dir: Path, *, as_json: bool, new: bool, force: bool) -> None:
         say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
 
 
-def _write_pages(fitted: "Fitted", frame: Any, folder: Path) -> None:
+def _write_pages(fitted: "Fitted", frame: Any, folder: Path, deadline: "Deadline") -> None:
     """Write the report, and of images the grids, into the folder of a new model; a user's file of such a name stays."""
     from isthmus import grids, report
     from isthmus.store.pages import foreign_pages
@@ -217,23 +254,32 @@ def _write_pages(fitted: "Fitted", frame: Any, folder: Path) -> None:
     if pictures and not any(path.suffix == ".png" for path in kept):
         grids.write(fitted, frame, folder)
     if page not in kept:
-        report.write(fitted, page, frame, folder=folder)
+        report.write(fitted, page, frame, folder=folder, deadline=deadline)
 
 
-def _fitted(run_dir: Path, command: "Command", *, as_json: bool) -> "tuple[Fitted, Any]":
+def _allows_report(deadline: "Deadline") -> bool:
+    """Whether there is time for a report; else how to write it later is said."""
+    if deadline.seconds is None or deadline.left() > max(_REPORT_SECONDS, _REPORT_SHARE * deadline.seconds):
+        return True
+    note("isthmus: no report was written, the time is up; isthmus report MODEL TABLE writes it")
+    return False
+
+
+def _fitted(
+    run_dir: Path, command: "Command", recipe: "Recipe", deadline: "Deadline", *, as_json: bool
+) -> "tuple[Fitted, Any]":
     """The fit of a run, and its table; of a long one, the sample."""
     from isthmus.data.tables import Parquet, Schema, Stream
-    from isthmus.recipe import Recipe
 
-    recipe, table = Recipe.read(run_dir / "recipe.yaml"), command.table or run_dir / "table.csv"
+    table = command.table or run_dir / "table.csv"
     rows: Any
     if isinstance(table, list):
-        files = Parquet.open(*table)
+        files = Parquet.open(*table, max_unpacked=unpacked_bound(command.max_unpacked))
         with busy(f"drawing a sample of {len(files):,} rows"):
             stream, notes = Stream.learn(files, _targets(command.targets, files.columns), seed=recipe.seed)
         schema, rows, frame = stream.schema, (stream,), None
     else:
-        frame = read(table, command.max_unpacked)
+        frame = read(table, command.max_unpacked, command.missing, command.decimal)
         schema, notes = Schema.learn(frame, _targets(command.targets, list(frame.columns)))
         rows = schema.encode(frame)
         if schema.image:
@@ -241,12 +287,9 @@ def _fitted(run_dir: Path, command: "Command", *, as_json: bool) -> "tuple[Fitte
             recipe = recipe.update(columns={"image": schema.image}, flow=flow)
     from isthmus.fitting import fit as fit_matrix
 
-    terminal = sys.stderr.isatty()
-    if terminal:
-        say(*notes)
-    fitted = fit_matrix(*rows, recipe=recipe, progress=terminal and not as_json, run_dir=run_dir)
-    if not terminal:  # a log gets the notes of a fit that came off; of another one line, what is wrong
-        say(*notes)
+    note(*notes)
+    bar = sys.stderr.isatty() and not as_json and not QUIET.get()
+    fitted = fit_matrix(*rows, recipe=recipe, progress=bar, run_dir=run_dir, deadline=deadline)
     fitted.metrics["command"] = f"isthmus {shlex.join(command.arguments)}"
     fitted = dataclasses.replace(fitted, schema=schema)
     return fitted, schema.decode(stream.X, stream.C) if frame is None else frame
@@ -277,5 +320,13 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _targets(texts: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """Names separated by commas, unless the whole text is a name."""
-    return [name for text in texts for name in ([text] if text in columns else text.split(","))]
+    """Names separated by commas; where columns have commas in their names, each time the longest name that there is."""
+    names, known = [], set(columns)
+    for text in texts:
+        pieces = text.split(",")
+        while pieces:
+            lengths = range(len(pieces), 0, -1)
+            length = next((length for length in lengths if ",".join(pieces[:length]) in known), 1)
+            names.append(",".join(pieces[:length]))
+            pieces = pieces[length:]
+    return names

@@ -10,11 +10,14 @@ import typer
 
 from isthmus.cli.common import (
     AsStream,
+    Decimal,
     Engine,
     Force,
     MaxUnpacked,
+    Missing,
     ModelFolder,
     PartsOut,
+    Quiet,
     Seed,
     Strict,
     TableOut,
@@ -24,6 +27,8 @@ from isthmus.cli.common import (
     is_long,
     load_model,
     read,
+    unpacked_bound,
+    warn_unscored,
     warn_untrusted,
     write,
 )
@@ -50,9 +55,12 @@ def score(
     ] = None,
     stream: AsStream = False,
     engine: Engine = "local",
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
     strict: Strict = False,
+    quiet: Quiet = False,
 ) -> None:
     """Log density and reconstruction error of each row.
 
@@ -60,19 +68,27 @@ def score(
     reconstruction on standardised columns; in the order of the rows. Where the model does not reconstruct its own data
     a column untrusted says why its log densities mean little.
 
+    A row with a gap, an unknown category or anything else that the fit has not prepared for has no scores, and a column
+    note says why; the exit code is then 3. A row so far away that arithmetic overflows has minus infinity.
+
     Several Parquet files or a folder are one long table, which need not fit into memory: its scores are written to a
     folder in parts, in the order of the rows. What is there already is kept, so an interrupted run can go on.
     """
     from isthmus import scoring
 
     if is_long(table, stream=stream or engine != "local"):
-        fitted = _write_parts(model, table, output, engine, verb="score", density=density)
+        fitted, unscored = _write_parts(
+            model, table, output, engine, max_unpacked, verb="score", density=density, strict=strict
+        )
     else:
-        fitted, frame = load_model(model, output, table, force=force), read(table[0], max_unpacked)
+        fitted = load_model(model, output, table, force=force)
+        frame = read(table[0], max_unpacked, missing, decimal, fitted.schema)
         with busy(f"scoring {len(frame):,} rows"):
-            scores = scoring.score(fitted, frame, density=density)
+            scores = scoring.score(fitted, frame, density=density, strict=strict)
         write(scores, output)
+        unscored = scoring.unscored(scores)
     warn_untrusted(scoring.untrusted(fitted), strict=strict)
+    warn_unscored(unscored, "scores")
 
 
 @app.command(epilog="Example: isthmus sample model -n 1000 --given species=setosa -o samples.csv")
@@ -95,13 +111,19 @@ def sample(
         bool, typer.Option("--no-noise", help="Points on the manifold, without the noise off it.")
     ] = False,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="Scale of codes and noise; below 1 samples are more typical.", min=0.0)
+        float,
+        typer.Option(
+            metavar="T",
+            help="Scale of codes about their modes, and of noise; below 1 samples are more typical.",
+            min=0.0,
+        ),
     ] = 1.0,
     truncation: Annotated[
         float, typer.Option(metavar="SHARE", help="Draw from this share of the codes, the likeliest, alone.")
     ] = 1.0,
     seed: Seed = 0,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw new rows from a model.
 
@@ -110,8 +132,9 @@ def sample(
     """
     from isthmus import scoring
 
-    values, levels = _given(given or []), _levels(at or [])
+    levels = _levels(at or [])
     fitted = load_model(model, output, force=force)
+    values = _given(given or [], scoring.conditions(fitted))
     fitted = dataclasses.replace(fitted, model=fitted.model.at(**levels)) if levels else fitted
     with busy(f"drawing {n:,} rows"):
         how: dict[str, Any] = {"noise": not no_noise, "temperature": temperature, "truncation": truncation}
@@ -126,20 +149,30 @@ def encode(
     output: PartsOut = None,
     stream: AsStream = False,
     engine: Engine = "local",
+    strict: Strict = False,
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """The code of each row, its place on the manifold.
 
-    Columns z0, z1, ..., and after them the columns that the model is conditioned on, if any. Several Parquet files or a
-    folder are encoded in parts, see score.
+    Columns z0, z1, ..., and after them the columns that the model is conditioned on, if any. A row that does not suit
+    the model has no code, and a column note says why; the exit code is then 3. Several Parquet files or a folder are
+    encoded in parts, see score.
     """
     from isthmus import scoring
 
     if is_long(table, stream=stream or engine != "local"):
-        _write_parts(model, table, output, engine, verb="encode")
+        fitted, unscored = _write_parts(model, table, output, engine, max_unpacked, verb="encode", strict=strict)
     else:
-        write(scoring.encode(load_model(model, output, table, force=force), read(table[0], max_unpacked)), output)
+        fitted = load_model(model, output, table, force=force)
+        codes = scoring.encode(fitted, read(table[0], max_unpacked, missing, decimal, fitted.schema), strict=strict)
+        write(codes, output)
+        unscored = scoring.unscored(codes)
+    warn_untrusted(scoring.untrusted(fitted), strict=strict, results="codes")
+    warn_unscored(unscored, "codes")
 
 
 @app.command(epilog="Example: isthmus decode model codes.csv -o rows.csv")
@@ -149,8 +182,11 @@ def decode(
         str, typer.Argument(metavar="CODES", help="Table that `isthmus encode` wrote; - for standard input.")
     ],
     output: TableOut = None,
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """The rows that codes stand for.
 
@@ -159,16 +195,22 @@ def decode(
     """
     from isthmus import scoring
 
-    write(scoring.decode(load_model(model, output, [codes], force=force), read(codes, max_unpacked)), output)
+    fitted = load_model(model, output, [codes], force=force)
+    write(scoring.decode(fitted, read(codes, max_unpacked, missing, decimal)), output)
 
 
-def _given(texts: Sequence[str]) -> dict[str, Any]:
-    """`name=value` pairs; an empty value is a missing one."""
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, separator, _) in zip(texts, pairs, strict=True):
-        if not (name and separator):
+def _given(texts: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
+    """`name=value` pairs, the longest of the names that fits, else up to the first `=`; an empty value is missing."""
+    given = {}
+    for text in texts:
+        known = max((name for name in names if text.startswith(f"{name}=")), key=len, default=None)
+        name = text.partition("=")[0] if known is None else known
+        if not text.startswith(f"{name}=") or (not name and known is None):
             raise InputError(f"expected name=value; got {text!r}; write for example --given species=setosa")
-    return {name: value or None for name, _, value in pairs}
+        if name in given:
+            raise InputError(f"expected one value for {name!r}; got {text!r} too; leave one out")
+        given[name] = text[len(name) + 1 :] or None
+    return given
 
 
 def _levels(texts: Sequence[str]) -> dict[str, float]:
@@ -184,8 +226,10 @@ def _levels(texts: Sequence[str]) -> dict[str, float]:
     return levels
 
 
-def _write_parts(model: Path, tables: Sequence[str], output: str | None, engine: str, **what: Any) -> "Fitted":
-    """Scores or codes of a long table, in parts; returns the model."""
+def _write_parts(
+    model: Path, tables: Sequence[str], output: str | None, engine: str, max_unpacked: int | None, **what: Any
+) -> "tuple[Fitted, int]":
+    """Scores or codes of a long table, in parts; returns the model, and how many rows have none."""
     from isthmus.data.tables import FORMATS, Parquet
     from isthmus.parts import ENGINES, Parts
     from isthmus.store import load
@@ -196,9 +240,10 @@ def _write_parts(model: Path, tables: Sequence[str], output: str | None, engine:
         raise InputError(f"expected a folder to write parts to; got {output}; give a name such as -o {what['verb']}s")
     if not os.path.isdir(os.path.dirname(os.path.normpath(str(output))) or "."):
         raise InputError(f"expected an existing folder for {output}; got none; create it first")
-    parts = Parts(load(model), Parquet.open(*tables), Path(str(output)), **what)
+    rows = Parquet.open(*tables, max_unpacked=unpacked_bound(max_unpacked))
+    parts = Parts(load(model), rows, Path(str(output)), **what)
     there = len(parts) - len(parts.missing())
     with busy(f"{len(parts.table):,} rows in {len(parts)} parts, {there} of them there already") as say:
         for done, _ in enumerate(parts.write(engine), there + 1):
             say(f"{len(parts.table):,} rows: {done} of {len(parts)} parts")
-    return parts.fitted
+    return parts.fitted, parts.unscored()

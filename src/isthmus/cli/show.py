@@ -12,9 +12,12 @@ from isthmus import screens
 from isthmus.cli.common import (
     ARGUMENTS,
     AsJson,
+    Decimal,
     Force,
     MaxUnpacked,
+    Missing,
     ModelFolder,
+    Quiet,
     Seed,
     Strict,
     Table,
@@ -38,9 +41,12 @@ _BY_HAND = "open this address in a browser of this machine; it lets in one brows
 def evaluate(
     model: ModelFolder,
     table: Table,
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     as_json: AsJson = False,
     strict: Strict = False,
+    quiet: Quiet = False,
 ) -> None:
     """How well a model fits rows, best rows that it has not seen.
 
@@ -50,7 +56,8 @@ def evaluate(
     """
     from isthmus import scoring
 
-    fitted, frame = load_model(model), read(table, max_unpacked)
+    fitted = load_model(model)
+    frame = read(table, max_unpacked, missing, decimal, fitted.schema)
     with busy(f"evaluating {len(frame):,} rows"):
         figures = scoring.evaluate(fitted, frame)
     if as_json:
@@ -71,8 +78,11 @@ def report_model(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default report.html in MODEL.")
     ] = None,
     image: Annotated[str | None, typer.Option(metavar="HxW", help="Draw rows as images of this size.")] = None,
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """One HTML page on a model: whether it can be trusted, what was learned, and figures.
 
@@ -83,7 +93,7 @@ def report_model(
 
     fitted, page = load_model(model), output or model / "report.html"
     check_outputs([page], [table] if table else [], model, force=force or may_refresh(page, model))
-    frame = None if table is None else read(table, max_unpacked)
+    frame = None if table is None else read(table, max_unpacked, missing, decimal, fitted.schema)
     with busy("writing the report"):
         report.write(fitted, page, frame, folder=model, arguments=ARGUMENTS.get(), image=image)
     screens.print_rows([("report", str(page), "")])
@@ -98,8 +108,11 @@ def explore_model(
         int | None, typer.Option(metavar="N", help="Most rows shown; by default 2000, fewer of wide tables.", min=1)
     ] = None,
     port: Annotated[int, typer.Option(metavar="N", help="To listen on; by default a free one.", min=0, max=65535)] = 0,
+    missing: Missing = None,
+    decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print an address to open by hand.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """A local page to look at rows, their codes and neighbours, and to move through the latent space.
 
@@ -109,7 +122,8 @@ def explore_model(
     from isthmus import explorer
 
     server = explorer.server_class()
-    fitted, frame = load_model(model), None if table is None else read(table, max_unpacked)
+    fitted = load_model(model)
+    frame = None if table is None else read(table, max_unpacked, missing, decimal, fitted.schema)
     with busy("scoring rows; --rows N takes fewer"):
         exploration = explorer.explore(fitted, frame, image=image, most_rows=rows)
     page = server(exploration, name=model.resolve().name, port=port)
@@ -130,6 +144,7 @@ def draw_grids(
     seed: Seed = 0,
     max_unpacked: MaxUnpacked = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Grids of images as PNG: samples, reconstructions, interpolations, and nearest neighbours of samples.
 

@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from isthmus.data.tables import Column
 from isthmus.data.tables.wording import one_line
+from isthmus.deadline import Deadline
 from isthmus.disk import write_durably
 from isthmus.errors import InputError
 from isthmus.plots.style import nats
@@ -36,6 +37,8 @@ from isthmus.store import Fitted
 
 __all__ = ["image_shape", "render", "write"]
 
+_ROWS_PER_SECOND, _FEWEST_ROWS = 50, 200  # of a limited time
+_COMPARED = 0.05  # of a limited time is left for the figures when the comparison ends
 _VERSIONS = ("isthmus", "torch", "zuko", "lightning", "scikit-learn", "numpy")
 _STATES = {"ok": "✓ passed", "warn": "! warning", "fail": "✗ failed"}
 
@@ -49,6 +52,7 @@ def render(
     versions: Mapping[str, str] | None = None,
     shape: tuple[int, int] | None = None,
     seed: int = 0,
+    deadline: Deadline | None = None,
 ) -> str:
     """The report as HTML.
 
@@ -60,6 +64,7 @@ def render(
         versions: of the libraries that the model was fitted with; those of now if not given.
         shape: height and width, where a row is an image; by default those of the network, if any.
         seed: of everything that is drawn.
+        deadline: by when to be done; figures that would come later are left out, which the page says.
 
     Returns:
         A page that loads nothing.
@@ -76,10 +81,11 @@ def render(
     """
     _check_shape(fitted, shape)
     shape = shape or _own_shape(fitted)
-    evidence = gather(fitted, frame, seed=seed)
-    scores = compare(fitted, evidence, seed=seed)
+    limit = deadline or Deadline()
+    evidence = gather(fitted, frame, seed=seed, most=limit.rows(_ROWS_PER_SECOND, _FEWEST_ROWS))
+    scores = compare(fitted, evidence, seed=seed, deadline=limit.until(1 - _COMPARED, least=0.0))
     noticed = words.noticed(fitted, evidence, scores)
-    groups = list(_groups(fitted, evidence, scores, shape))
+    groups, left_out = _in_time(_groups(fitted, evidence, scores, shape), limit)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["sentence"] = _sentence
     page = environment.from_string(resources.files(__name__).joinpath("page.html").read_text("utf-8"))
@@ -91,7 +97,7 @@ def render(
         words=_STATES,
         questions=words.CHECKS,
         summary=words.summary(fitted, evidence),
-        remarks=[v.sentence for v in noticed if v.status == "ok"],
+        remarks=[*(v.sentence for v in noticed if v.status == "ok"), *left_out],
         sections=[{"id": key, "title": title} for key, title in titles],
         facts=words.facts(fitted, evidence),
         columns=words.column_table(fitted, None if frame is None else [str(column) for column in frame.columns]),
@@ -112,6 +118,7 @@ def write(
     folder: Path | None = None,
     arguments: Sequence[str] = (),
     image: str | None = None,
+    deadline: Deadline | None = None,
 ) -> Path:
     """Write the report to a file: whole, or not at all.
 
@@ -122,6 +129,7 @@ def write(
         folder: of the model: its name, and the versions that it was fitted with.
         arguments: of the command line that asked for the report.
         image: height and width such as 28x28, where a row is an image; by default those of the network, if any.
+        deadline: as in `render`.
 
     Returns:
         The file.
@@ -138,6 +146,7 @@ def write(
         commands=[command for command in commands if command],
         versions=json.loads((folder / "config.json").read_text())["versions"] if folder else None,
         shape=image_shape(image),
+        deadline=deadline,
     )
     try:
         write_durably(output, page.encode())
@@ -275,6 +284,16 @@ def _placed(name: str, figure: figures.Figure) -> dict[str, Any]:
     heading, guide, picture = figure
     svg = Markup(picture.svg(name, f"{name}-seen"))
     return {"id": name, "heading": heading, "guide": guide, "alt": picture.alt, "svg": svg}
+
+
+def _in_time(groups: Iterator[dict[str, Any]], limit: Deadline) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the sections that are ready in time, and what is to be said where some are not."""
+    ready = []
+    for group in groups:
+        ready.append(group)
+        if limit.left() < 0:
+            return ready, ["the time of the fit was up, so that figures are missing; `isthmus report` draws them"]
+    return ready, []
 
 
 def _score_rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:

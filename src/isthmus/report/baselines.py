@@ -1,6 +1,7 @@
 """Two usual densities on the same rows: is the model better than what needs no training?"""
 
 import math
+import time
 import warnings
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.deadline import Deadline
 from isthmus.density import Ambient
 from isthmus.flow import Injection
 from isthmus.report.evidence import Evidence
@@ -20,6 +22,7 @@ _COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
 _RIDGES = (1e-3, 5e-2)  # squared standard deviations added to every direction
 _LEARN_ROWS, _LEARN_NUMBERS = 3_000, 100_000  # at least so many rows, and more of narrow tables
 _FEWEST_ROWS = 10
+_GROWTH = 5  # how many times as long the next number of components and the last fit take, of a limited time
 _FULL_COLUMNS = 128  # above, covariances are diagonal
 
 
@@ -52,7 +55,7 @@ def learned_from(evidence: Evidence) -> Rows | None:
     return evidence.learn.thinned(max(_LEARN_ROWS, _LEARN_NUMBERS // evidence.learn.x.shape[1]))
 
 
-def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]:
+def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0, deadline: Deadline | None = None) -> list[Score]:
     """The model, probabilistic PCA of the same dimension and a Gaussian mixture, scored on the same rows.
 
     The two are fitted to `learned_from(evidence)`; the mixture's number of components and its ridge are chosen on a
@@ -62,9 +65,10 @@ def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]
         fitted: the model and its record.
         evidence: what `gather` returned.
         seed: of the mixture's initialisation.
+        deadline: by when to be done; mixtures of more components are not tried if that took longer.
 
     Returns:
-        The model's score first; nothing where there are too few rows, or its density is not one of volume.
+        The model's score first; nothing where there are too few rows, or no time, or its density is not one of volume.
 
     References:
         Tipping, Bishop (1999), Probabilistic principal component analysis, J. R. Stat. Soc. B 61.
@@ -77,14 +81,16 @@ def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0) -> list[Score]
         >>> compare(fitted, gather(fitted, None))
         []
     """
-    learn, x = learned_from(evidence), evidence.rows.x
+    learn, x, limit = learned_from(evidence), evidence.rows.x, deadline or Deadline()
     columns, density = fitted.model.columns, fitted.model.density
+    if learn is None or limit.left() <= 0 or density.rows.measure != "volume":
+        return []
     d = density.flow.latent_dim if isinstance(density.flow, Injection) else density.flow.data_dim - 1
-    if learn is None or density.rows.measure != "volume" or len(learn) < max(_FEWEST_ROWS, d + 2) or len(x) < 2:
+    if len(learn) < max(_FEWEST_ROWS, d + 2) or len(x) < 2:
         return []
     own, log_det = evidence.log_density, columns.log_det(columns.restore(x))
     scores = [_score(f"this model, {d} latent dimensions" if isinstance(density, Ambient) else "this model", own)]
-    name, values = _mixture(learn.x, x, seed)
+    name, values = _mixture(learn.x, x, seed, limit)
     alternatives = {f"probabilistic PCA, {d} dimensions": _ppca(learn.x, x, d), name: values}
     return scores + [_score(name, values + log_det, own) for name, values in alternatives.items()]
 
@@ -104,7 +110,9 @@ def _ppca(rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], d: int) -> Float[
     return torch.as_tensor(PCA(d, svd_solver="full").fit(rows.numpy()).score_samples(x.numpy()))
 
 
-def _mixture(rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], seed: int) -> tuple[str, Float[Tensor, " m"]]:
+def _mixture(
+    rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], seed: int, limit: Deadline
+) -> tuple[str, Float[Tensor, " m"]]:
     """The best mixture by a quarter of the rows, its components raised as long as that gains."""
     quarter = len(rows) // 4
     inner, outer = rows[quarter:], rows[:quarter]
@@ -113,9 +121,10 @@ def _mixture(rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], seed: int) -> 
     for ridge in _RIDGES:
         before = -math.inf
         for components in (k for k in _COMPONENTS if k == 1 or len(inner) >= 8 * k):
+            began = time.monotonic()
             value = float(_fitted(inner, components, ridge, kind, seed).score(outer.numpy()))
             best = max(best, (value, components, ridge))
-            if value < before:
+            if value < before or limit.left() < _GROWTH * (time.monotonic() - began):
                 break
             before = value
     _, components, ridge = best

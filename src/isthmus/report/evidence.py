@@ -106,13 +106,14 @@ class Walks(NamedTuple):
 
 
 @torch.no_grad()
-def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0) -> Evidence:
+def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0, most: int | None = None) -> Evidence:
     """Judge a model on a table, or show it by its samples where there is none.
 
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit, or None.
         seed: of everything that is drawn; the global random state is left as it was.
+        most: how many rows are judged; 4,000 if not given, fewer of wide tables.
 
     Returns:
         The evidence.
@@ -131,7 +132,7 @@ def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0) -> Evid
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         source, count, learn, rows = _rows(fitted, frame, seed)
-        rows = rows.thinned(flow.affordable(_ROWS, times=20))
+        rows = rows.thinned(flow.affordable(min(_ROWS, most or _ROWS), times=20))
         x, c = rows.x, rows.c
         drawn = density.sample(len(x), c)
         others = learn if learn is not None and min(len(learn), len(x)) >= _FEWEST_ROWS else None

@@ -286,9 +286,15 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
         ("beta", f"{number(metrics['beta'])}: {metrics['beta_reason']}" if metrics.get("beta_reason") else ""),
         ("Latent density", _part(fitted.latent.model_dump())),
         ("Noise model", _part(fitted.noise.model_dump()) if fitted.noise else ""),
-        ("Training", f"{metrics['steps']:,} steps in {metrics['seconds']:.0f} s" if "steps" in metrics else ""),
+        ("Training", _effort(metrics)),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _effort(metrics: Mapping[str, Any]) -> str:
+    if not {"steps", "seconds"} <= metrics.keys():
+        return ""
+    return f"{metrics['steps']:,} steps in {metrics['seconds']:.0f} s"
 
 
 def _noise(mse: float, flow: LearnedManifold) -> str:

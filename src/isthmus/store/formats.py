@@ -30,7 +30,7 @@ __all__ = [
     "read_figures",
 ]
 
-FORMAT = 5
+FORMAT = 6
 
 SIGNED = {"config.json": 3, "model.safetensors": 3, "metrics.json": 5}
 """Name of a file that has a checksum -> the first format where it has."""
@@ -53,8 +53,13 @@ def _with_stages(record: Record) -> Record:
     return record
 
 
+def _with_signed_figures(record: Record) -> Record:
+    """In format 5 `metrics.json` has a checksum too; in `config.json` nothing changed."""
+    return record
+
+
 def _with_laws(record: Record) -> Record:
-    """In format 5 figures have a checksum, a recipe holds only what its flow takes, and a law of rows has no noise."""
+    """In format 6 a recipe holds only what its flow takes, and a law of rows has no noise."""
     match record:
         case {"recipe": {"flow": {"kind": "rectangular" | "bijective" as kind} as flow, "density": refit}}:
             for name in ("network", "latent"):
@@ -67,7 +72,7 @@ def _with_laws(record: Record) -> Record:
 
 
 RENAMED_TENSORS = {"ambient.": "density."}
-"""Prefixes of tensors in formats before 5, and what they are called now."""
+"""Prefixes of tensors in formats before 6, and what they are called now."""
 
 _RENAMED_FIGURES = {
     "ambient_log_likelihood_linearised": "log_density_linearised",
@@ -78,7 +83,7 @@ _RENAMED_FIGURES = {
 
 def migrate_figures(figures: Mapping[str, Any], version: int) -> Record:
     """Return the figures of a run, or a line of its log, of some format under their names of now."""
-    if version >= 5:
+    if version >= 6:
         return dict(figures)
     return {
         _RENAMED_FIGURES.get(name, name): migrate_figures(value, version) if isinstance(value, dict) else value
@@ -86,7 +91,12 @@ def migrate_figures(figures: Mapping[str, Any], version: int) -> Record:
     }
 
 
-MIGRATIONS: dict[int, Callable[[Record], Record]] = {2: _with_checksums, 3: _with_stages, 4: _with_laws}
+MIGRATIONS: dict[int, Callable[[Record], Record]] = {
+    2: _with_checksums,
+    3: _with_stages,
+    4: _with_signed_figures,
+    5: _with_laws,
+}
 """Format -> function from its record to that of the next format."""
 
 
@@ -212,17 +222,19 @@ def read_figures(path: Path, version: int) -> Record:
         path: of `metrics.json`.
         version: format of the model folder.
 
+    Returns:
+        The figures that are there, fractions as floats, and whatever else stands beside them.
+
     Raises:
         InputError: they are not.
     """
     record = migrate_figures(_read_json(path), version)
     try:
-        Figures.model_validate(record)
+        return Figures.model_validate(record).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise InputError(
             f"expected the figures of a fit in {path}; got {_explained(error)}; the model is damaged, fit it again"
         ) from error
-    return record
 
 
 def _read_json(path: Path) -> Record:

@@ -24,6 +24,8 @@ from isthmus.training.checkpoint import random_state, set_random_state
 from isthmus.training.judging import Row, scores
 from isthmus.training.plan import Plan, one_cycle
 
+_log = logging.getLogger(__name__)
+
 _LARGEST_BETA = 1e8
 _LEAST_IMPROVEMENT = 1e-3  # nats per row; less is no reason to go on
 _COMPARED_WEIGHT = 1e3  # of the likelihood, lest a large beta hide an error of it
@@ -305,6 +307,8 @@ class Trainee(lightning.LightningModule):
             **beta_of(self.objective),
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
+        nats = row["log_density"]
+        _log.debug("step %s of at most %s: held-out log density %.5g", row["step"], self.plan.max_steps, nats)
         self.history.rows.append(row)
         shown = {"nats": row["log_density"], "reconstruction": row.get("reconstruction")}
         self.log_dict({name: value for name, value in shown.items() if value is not None}, prog_bar=True)

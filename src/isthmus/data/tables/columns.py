@@ -13,7 +13,7 @@ from pandas.api import types
 from pydantic import BaseModel, ConfigDict, Field
 
 from isthmus.data.tables.pictures import MOST_PIXELS
-from isthmus.data.tables.wording import quoted, reject
+from isthmus.data.tables.wording import Report, quoted, reject
 from isthmus.errors import InputError
 
 Kind = Literal["number", "boolean", "time", "category", "image", "empty"]
@@ -203,7 +203,7 @@ class Column(BaseModel):
             levels = _levels(series)
             learnt |= {"levels": levels, "constant": len(levels) == 1, "integer": True}
         else:
-            values = column._floats(series)
+            values = column._floats(series, reject)
             values = values[~np.isnan(values)]
             middle = (len(values) - 1) // 2
             whole = bool((np.abs(values) < 2.0**53).all() and (values == np.rint(values)).all())
@@ -221,20 +221,20 @@ class Column(BaseModel):
         indicator = (f"{self.name} is missing",) if self.has_missing else ()
         return indicator if self.constant else values + indicator
 
-    def encode(self, series: pd.Series, out: Float[np.ndarray, "n features"]) -> None:
-        """Fills `out`, zeros so far, with the features of these values."""
+    def encode(self, series: pd.Series, out: Float[np.ndarray, "n features"], report: Report = reject) -> None:
+        """Fills `out`, zeros so far, with the features of these values; of rows that are reported with anything."""
         if self.kind == "image":
-            self._fill(series, out)
+            self._fill(series, out, report)
             return
         series = _plain(series)
         if self.kind == "category":
-            codes = self._codes(series)
+            codes = self._codes(series, report)
             missing = codes < 0
             if not self.constant:
                 known = np.flatnonzero(~missing)
                 out[known, codes[known]] = 1.0
         else:
-            values = self._floats(series)
+            values = self._floats(series, report)
             missing = np.isnan(values)
             if not self.constant:
                 out[:, 0] = np.where(missing, self.fill, values) if self.has_missing else values
@@ -242,7 +242,7 @@ class Column(BaseModel):
             out[:, -1] = missing
         else:
             advice = "none was missing in training: fill it in, or fit on a table that has missing values there"
-            reject(missing, series, "a value", advice)
+            report(missing, series, "a value", advice)
 
     def decode(self, block: Float[np.ndarray, "n features"]) -> pd.Series:
         """The values of these features, in the type that the user's column had."""
@@ -277,16 +277,17 @@ class Column(BaseModel):
                 f"no table has a column {quoted(self.name)} of {self.kind} as {quoted(self.dtype)}"
             ) from error
 
-    def _fill(self, series: pd.Series, out: Float[np.ndarray, "n features"]) -> None:
+    def _fill(self, series: pd.Series, out: Float[np.ndarray, "n features"], report: Report) -> None:
         """The features of images, one at a time."""
         channels, h, w = self.shape
         values = series.to_numpy(object)
         advice = "images of one size and without missing numbers: resize, convert or remove it"
-        odd = [not is_image(v) or (*v.shape, 1)[:3] != (h, w, channels) for v in values]
-        reject(np.array(odd), pd.Series(list(map(_told, values)), name=series.name), f"{h} x {w} x {channels}", advice)
-        for row, image in zip(out, values, strict=True):
-            row[:] = image.reshape(h, w, channels).transpose(2, 0, 1).ravel()
-        reject(~np.isfinite(out).all(1), pd.Series(["NaN"] * len(out), name=series.name), "finite numbers", advice)
+        odd = np.array([not is_image(v) or (*v.shape, 1)[:3] != (h, w, channels) for v in values], dtype=bool)
+        report(odd, pd.Series(list(map(_told, values)), name=series.name), f"{h} x {w} x {channels}", advice)
+        for i, (row, image) in enumerate(zip(out, values, strict=True)):
+            if not odd[i]:
+                row[:] = image.reshape(h, w, channels).transpose(2, 0, 1).ravel()
+        report(~np.isfinite(out).all(1), pd.Series(["NaN"] * len(out), name=series.name), "finite numbers", advice)
 
     def _images(self, block: Float[np.ndarray, "n features"]) -> pd.Series:
         """Arrays (height, width), or (height, width, channels) for several, within what their type holds."""
@@ -301,7 +302,7 @@ class Column(BaseModel):
             return pd.CategoricalDtype(list(self.levels), ordered=self.dtype == "ordered category")
         return types.pandas_dtype(self.dtype)
 
-    def _floats(self, series: pd.Series) -> Float[np.ndarray, " n"]:
+    def _floats(self, series: pd.Series, report: Report) -> Float[np.ndarray, " n"]:
         """The values as numbers, NaN where missing."""
         if is_number(series.dtype):
             values = series.to_numpy(np.float64, na_value=np.nan)
@@ -316,11 +317,11 @@ class Column(BaseModel):
         if self.kind == "boolean":
             bad |= (values != 0.0) & (values != 1.0) & ~np.isnan(values)
         advice = "correct or remove that row"
-        reject(bad, series, {"number": "numbers", "boolean": "true or false", "time": "times"}[self.kind], advice)
-        reject(np.isinf(values), series, "finite numbers", advice)
+        report(bad, series, {"number": "numbers", "boolean": "true or false", "time": "times"}[self.kind], advice)
+        report(np.isinf(values), series, "finite numbers", advice)
         return values
 
-    def _codes(self, series: pd.Series) -> np.ndarray:
+    def _codes(self, series: pd.Series, report: Report) -> np.ndarray:
         """The position of each value among the levels, -1 where missing; as text where the types differ."""
         values = series.astype(object)
         if types.infer_dtype(values, skipna=True) == "mixed":  # perhaps lists, which cannot be looked up
@@ -333,5 +334,5 @@ class Column(BaseModel):
             texts = pd.Index([_text(level) for level in self.levels], dtype=object)
             codes[rest] = texts.get_indexer(pd.Index(values[rest].map(_text), dtype=object))
             unknown = (codes < 0) & present
-            reject(unknown, values, f"one of the levels {quoted(*self.levels)}", "correct or remove that row")
+            report(unknown, values, f"one of the levels {quoted(*self.levels)}", "correct or remove that row")
         return codes

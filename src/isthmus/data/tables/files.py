@@ -9,8 +9,8 @@ import sys
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from isthmus.data.tables.arrow import arrow_to_frame, read_feather, read_parquet
 from isthmus.data.tables.columns import is_image, is_number, named
+from isthmus.data.tables.delimited import Asked, read_delimited
 from isthmus.data.tables.pictures import (
     grey_levels,
     holds_images,
@@ -32,7 +34,7 @@ from isthmus.data.tables.pictures import (
     read_images,
     write_png,
 )
-from isthmus.data.tables.schema import MAX_LEVELS
+from isthmus.data.tables.schema import MAX_LEVELS, Schema
 from isthmus.data.tables.sizes import MOST_UNPACKED, check_unpacked, unpacking_at_most
 from isthmus.data.tables.wording import listed, one_line, quoted
 from isthmus.disk import replacing
@@ -46,59 +48,13 @@ _ENCRYPTED = 1  # flag of an archive's member
 _PLURAL = {"image": "images", "label": "labels"}  # columns and their arrays in an .npz file
 
 
-def plain(table: pa.Table) -> pa.Table:
-    """The same without types that pandas has only as Python objects: decimals become float64, times of day text."""
-    for i, field in enumerate(table.schema):
-        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
-            raise ValueError(f"bytes in column {field.name!r} that are not UTF-8 text")
-        if pa.types.is_decimal(field.type) or pa.types.is_time(field.type):
-            simple = pa.float64() if pa.types.is_decimal(field.type) else pa.string()
-            table = table.set_column(i, field.name, table.column(i).cast(simple))
-    return table
-
-
-def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
-    """A table of pandas; dates become timestamps."""
-    frame = plain(table).to_pandas(date_as_object=False)
-    return frame.reset_index(drop=not any(frame.index.names))
-
-
-def _headerless_width(head: bytes, delimiter: str) -> int:
-    """The number of columns where the first row holds only numbers, so is data; 0 where it is a header."""
-    rows = csv.reader(io.StringIO(head.decode("utf-8-sig", errors="replace")), delimiter=delimiter)
-    row = next((row for row in rows if any(cell.strip() for cell in row)), [])
-    try:
-        numbers = [float(cell) for cell in row if cell.strip()]
-    except ValueError:
-        return 0
-    # 0, 1, 2, .. is the header that pandas writes for a matrix
-    return 0 if len(row) > 2 and numbers == list(range(len(row))) else len(row)
-
-
-def _read_csv(source: Path | pa.Buffer, delimiter: str = "", compression: str | None = None) -> pd.DataFrame:
-    with pa.input_stream(source, compression) as stream:
-        head = stream.read(1 << 20)
-    delimiter = delimiter or next((mark for mark in ",;\t" if mark.encode() in head.split(b"\n")[0]), ",")
-    width = _headerless_width(head, delimiter)
-    options = {
-        "read_options": pa.csv.ReadOptions(column_names=[f"c{j}" for j in range(width)] or None),
-        "parse_options": pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        "convert_options": pa.csv.ConvertOptions(strings_can_be_null=True),
-    }
-    with pa.input_stream(source, compression) as stream:
-        return arrow_to_frame(pa.csv.read_csv(stream, **options))
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    with pa.parquet.ParquetFile(path) as file:  # not read_table, which makes columns of folders called a=1
-        return arrow_to_frame(file.read())
-
-
-def _read_feather(path: Path) -> pd.DataFrame:
-    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
-        table = reader.read_all()
-        table.validate(full=True)  # unlike Parquet, the format is trusted when read: a damaged file would crash Python
-        return arrow_to_frame(table)
+def _read_csv(
+    source: Path | pa.Buffer, delimiter: str = "", compression: str | None = None, asked: Asked | None = None
+) -> pd.DataFrame:
+    table, reading = read_delimited(source, delimiter=delimiter, compression=compression, asked=asked)
+    frame = arrow_to_frame(table)
+    frame.attrs["reading"] = reading.model_dump()
+    return frame
 
 
 def _array_to_frame(array: np.ndarray, name: str = "") -> pd.DataFrame:
@@ -267,24 +223,26 @@ def _write_npz(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
     np.savez(stream, X=_numeric(frame), columns=np.array(frame.columns, dtype=str))
 
 
-def _read_piped(path: Path) -> pd.DataFrame:
+def _read_piped(path: Path, asked: Asked) -> pd.DataFrame:
     """Read CSV from standard input, or from another pipe."""
-    return _read_csv(pa.py_buffer(sys.stdin.buffer.read() if str(path) == "-" else read_pipe(path)))
+    content = sys.stdin.buffer.read() if str(path) == "-" else read_pipe(path)
+    return _read_csv(pa.py_buffer(content), asked=asked)
 
 
 class _Format(NamedTuple):
-    read: Callable[[Path], pd.DataFrame]
+    read: Callable[..., pd.DataFrame]
     write: Callable[[pd.DataFrame, io.BufferedIOBase], None]
     images: bool = False  # whether a column of images can be written
+    delimited: bool = False  # whether it has no types of its own, so that the reader takes an `Asked` too
 
 
 FORMATS: dict[str, _Format] = {
-    ".csv": _Format(_read_csv, _write_csv),
-    ".csv.gz": _Format(partial(_read_csv, compression="gzip"), _write_csv_gz),
-    ".tsv": _Format(partial(_read_csv, delimiter="\t"), partial(_write_csv, delimiter="\t")),
-    ".parquet": _Format(_read_parquet, _write_parquet),
-    ".feather": _Format(_read_feather, _write_feather),
-    ".arrow": _Format(_read_feather, _write_feather),
+    ".csv": _Format(_read_csv, _write_csv, delimited=True),
+    ".csv.gz": _Format(partial(_read_csv, compression="gzip"), _write_csv_gz, delimited=True),
+    ".tsv": _Format(partial(_read_csv, delimiter="\t"), partial(_write_csv, delimiter="\t"), delimited=True),
+    ".parquet": _Format(read_parquet, _write_parquet),
+    ".feather": _Format(read_feather, _write_feather),
+    ".arrow": _Format(read_feather, _write_feather),
     ".npy": _Format(_read_numpy, _write_npy),
     ".npz": _Format(_read_numpy, _write_npz, images=True),
     ".png": _Format(_read_png, _write_png, images=True),
@@ -309,6 +267,19 @@ def explained(expected: str, advice: str) -> Iterator[None]:
         raise InputError(f"expected {expected}; got {one_line(error)}; {advice}") from error
 
 
+def explained_table(shown: str) -> AbstractContextManager[None]:
+    """Return what explains why a file, shown so in the message, is no table; the same for one file and for several.
+
+    Example:
+        >>> with explained_table("'t.csv'"):
+        ...     raise ValueError("nothing")
+        Traceback (most recent call last):
+        ...
+        isthmus.errors.InputError: expected a table in 't.csv'; got nothing; check that its content is ...
+    """
+    return explained(f"a table in {shown}", "check that its content is what its suffix says")
+
+
 def shown_path(path: str | Path) -> str:
     """A path in a message, in one printable line."""
     return one_line(repr(str(path)), 400)
@@ -322,10 +293,11 @@ def _format(path: Path) -> _Format:
     raise InputError(f"expected a file name that ends in {', '.join(FORMATS)}; got {shown_path(path)}; {advice}")
 
 
-def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
+def _reader(path: Path, asked: Asked) -> Callable[[Path], pd.DataFrame]:
     if holds_images(path):
         return _read_folder
-    read = _read_idx if is_idx(path) else _format(path).read
+    form = None if is_idx(path) else _format(path)
+    read = _read_idx if form is None else partial(form.read, asked=asked) if form.delimited else form.read
     if os.path.isdir(path):  # unlike Path.is_dir, False and not an error for an impossible path
         raise InputError(f"expected a file; got the directory {shown_path(path)}; name a file in it")
     if not os.path.exists(path):
@@ -355,11 +327,22 @@ def as_frame(values: Any) -> pd.DataFrame | None:
     return None
 
 
-def read_table(path: str | Path, *, max_unpacked: int = MOST_UNPACKED) -> pd.DataFrame:
+def read_table(
+    path: str | Path,
+    *,
+    max_unpacked: int = MOST_UNPACKED,
+    missing: Sequence[str] = (),
+    decimal: str = "",
+    schema: Schema | None = None,
+) -> pd.DataFrame:
     r"""Reads a table from a file, in the format that its suffix names.
 
-    A .csv file may be separated by semicolons or tabs too. If its first row holds only numbers, it has no header; its
-    columns, like those of a nameless array, are called c0, c1, ... Empty cells, NA, NaN and null are missing values.
+    In a .csv file the rows tell the delimiter, the marks in numbers and whether the first row is of names: it is if it
+    differs in type from the rows below. Columns without names, like those of a nameless array, are called c0, c1, ...;
+    a first column without a name that numbers the rows is left out. Empty cells, NA, NaN and null are missing values,
+    and among numbers also ?, - and the like. Digits that begin with a zero are text. What was decided, and notes on it
+    for the user, are in `attrs["reading"]` of the table, and `Schema.learn` takes them from there.
+
     In an .npz file, 1-D arrays are columns by their name and a 2-D array `a` among others is a0, a1, ...
 
     Images are a column `image` of arrays (height, width) or (height, width, channels): of a folder of PNG and JPEG
@@ -371,6 +354,9 @@ def read_table(path: str | Path, *, max_unpacked: int = MOST_UNPACKED) -> pd.Dat
         path: a file that ends in one of `FORMATS`, an idx file, a folder of images, or "-" for CSV on standard input;
             or a pipe, which is read as standard input is.
         max_unpacked: bytes that a compressed file may unpack to.
+        missing: further spellings of a missing value in text files.
+        decimal: the decimal mark of text files, "." or ","; "" where the cells are to tell.
+        schema: of a table that this one is to be like: columns are of the same type, and read in the same way.
 
     Returns:
         The table, at least one row and one column, with unique names.
@@ -387,14 +373,29 @@ def read_table(path: str | Path, *, max_unpacked: int = MOST_UNPACKED) -> pd.Dat
         0   1  2.5
         1   3  4.5
     """
-    read = _read_piped if str(path) == "-" or is_pipe(path) else _reader(Path(path))
+    if decimal not in ("", ".", ","):
+        raise InputError(f"expected a decimal mark, . or ,; got {quoted(decimal)}; name one of them")
+    dialect = schema.dialect if schema else None
+    words = dict.fromkeys([*(dialect.missing if dialect else ()), *missing])
+    asked = Asked(tuple(words), decimal, schema.columns if schema else (), dialect)
+    read = partial(_read_piped, asked=asked) if str(path) == "-" or is_pipe(path) else _reader(Path(path), asked)
     shown = "standard input" if str(path) == "-" else shown_path(path)
-    readable = explained(f"a table in {shown}", "check that its content is what its suffix says")
-    with readable, unpacking_at_most(max_unpacked):
+    with explained_table(shown), unpacking_at_most(max_unpacked):
         frame = read(Path(path))
     if frame.empty:
         raise InputError(f"expected at least one row and one column in {shown}; got none; check the file")
     return named(frame, f" in {shown}")
+
+
+def _write_standard(content: bytes) -> None:
+    """Write bytes to standard output, whatever the encoding of the terminal is; as text where it takes only text."""
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        sys.stdout.write(content.decode())
+        return
+    sys.stdout.flush()
+    binary.write(content)
+    binary.flush()
 
 
 def _refuse_images(frame: pd.DataFrame, where: str) -> None:
@@ -429,7 +430,7 @@ def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
         buffer = io.BytesIO()
         with explained("a table to write as CSV", "convert its columns or write another format"):
             _write_csv(frame, buffer)
-        sys.stdout.write(buffer.getvalue().decode())
+        _write_standard(buffer.getvalue())
         return
     path = Path(path)
     form, shown = _format(path), shown_path(path)

@@ -52,7 +52,7 @@ def holds_images(path: str | Path) -> bool:
     if not os.path.isdir(path):
         return False
     with os.scandir(path) as entries:
-        names = sorted((entry.name, entry.is_dir()) for entry in entries)
+        names = sorted((entry.name, entry.is_dir()) for entry in entries if not _is_hidden(entry.name))
     if any(name.lower().endswith(".parquet") for name, _ in names):
         return False
     return any(_is_image(name) for name, _ in names) or any(
@@ -71,7 +71,9 @@ def is_idx(path: str | Path) -> bool:
 
 
 def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The images of a folder in the order of their names, and the class of each: its sub-folder, else nothing.
+    """List the images of a folder in the order of their names, and the class of each: its sub-folder, else nothing.
+
+    What is hidden, and what archives of a Mac hold beside the files (`__MACOSX`), is left out.
 
     Example:
         >>> list(image_files(Path("tests/models")))
@@ -81,7 +83,7 @@ def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
         if path.is_file() and _is_image(path.name):
             yield path, ""
     for inside in sorted(folder.iterdir()):
-        if inside.is_dir():
+        if inside.is_dir() and not _is_hidden(inside.name):
             yield from (
                 (path, inside.name) for path in sorted(inside.iterdir()) if path.is_file() and _is_image(path.name)
             )
@@ -136,7 +138,7 @@ def read_image(
     Raises:
         InputError: it is no such image, or larger than `MOST_PIXELS`.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     bombs = (Image.DecompressionBombWarning, Image.DecompressionBombError)
     try:
@@ -145,7 +147,8 @@ def read_image(
             if channels is None or math.prod(image.size) * channels > MOST_PIXELS:
                 allowed = f"8 bits a colour and at most {MOST_PIXELS:,} numbers"
                 raise ValueError(f"one of mode {image.mode} and size {image.size}, where {allowed} are taken")
-            pixels = np.asarray(change(image.convert("L" if channels == 1 else "RGB")))
+            upright = ImageOps.exif_transpose(image)  # as the camera was held
+            pixels = np.asarray(change(upright.convert("L" if channels == 1 else "RGB")))
     except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, zlib.error, *bombs) as error:
         raise InputError(f"expected an image in {file}; got {one_line(error)}; convert, shrink or remove it") from error
     return pixels.reshape(*pixels.shape[:2], -1)
@@ -256,6 +259,10 @@ def write_png(image: UInt8[np.ndarray, "h w *channels"], file: Any) -> None:
     grey, maker = image.ndim == 3 and image.shape[2] == 1, PngImagePlugin.PngInfo()
     maker.add_text("Software", "isthmus")
     Image.fromarray(image[:, :, 0] if grey else image).save(file, "PNG", pnginfo=maker)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _is_image(name: str) -> bool:

@@ -11,8 +11,12 @@ from pandas.api import types
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from isthmus.data.tables.columns import Column, Level, Role, is_image, named
-from isthmus.data.tables.wording import check_known, listed, quoted
+from isthmus.data.tables.delimited import Dialect, Reading
+from isthmus.data.tables.wording import Report, check_known, listed, quoted, reject
 from isthmus.errors import InputError
+
+NOTE = "note"
+"""The column that says of a row why it has no scores or code."""
 
 MAX_LEVELS = 50
 """Text with more levels than this, or than half of the rows, is not one-hot encoded but dropped."""
@@ -20,6 +24,10 @@ MAX_LEVELS = 50
 
 class Schema(BaseModel):
     """The exactly invertible map between a user's table and the matrices X and C; plain data, so it is stored as JSON.
+
+    Attributes:
+        columns: in the order of the table.
+        dialect: how the table was read, if that was a text file; later ones are read alike.
 
     Example:
         >>> frame = pd.DataFrame({"age": [30, 41, 30, 52], "colour": ["red", "blue", "red", "red"], "unit": "cm"})
@@ -36,6 +44,7 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     columns: tuple[Column, ...]
+    dialect: Dialect | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Schema:
@@ -58,7 +67,8 @@ class Schema(BaseModel):
             The schema, and what was done to the table in sentences for the user.
 
         Raises:
-            InputError: if a name is unknown, a value is infinite, a type has no meaning, or nothing is left to learn.
+            InputError: if a name is unknown, a target has the name of a column of codes, a value is infinite, a type
+                has no meaning, or nothing is left to learn.
 
         Example:
             >>> schema, notes = Schema.learn(pd.DataFrame({"x": [0.5, None, 2.5, 1.5], "k": 1}))
@@ -81,9 +91,11 @@ class Schema(BaseModel):
         limit = min(MAX_LEVELS, len(frame) / 2)
         wide = [column for column in columns if len(column.levels) > limit and not column.constant]
         kept = [column for column in columns if len(column.levels) <= limit or column.constant]
-        schema = cls(columns=tuple(kept))
+        reading = Reading.model_validate(frame.attrs["reading"]) if "reading" in frame.attrs else None
+        schema = cls(columns=tuple(kept), dialect=reading and reading.dialect)
         _check_useful(schema, targets, wide)
-        return schema, _notes(kept, wide, beside, frame)
+        _check_targets(targets, codes=len(schema.features))
+        return schema, [*(reading.notes if reading else ()), *_notes(kept, wide, beside, frame)]
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -114,19 +126,21 @@ class Schema(BaseModel):
         )
 
     def encode(
-        self, frame: pd.DataFrame, *, context: bool = True
+        self, frame: pd.DataFrame, *, context: bool = True, report: Report = reject
     ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, "n C"] | None]:
         """The matrices of a table, whose columns are found by name; constants need not be there, others are ignored.
 
         Args:
             frame: a table like the training table.
             context: whether the context columns must be there too.
+            report: what to do about rows with a value that training has not prepared for: `reject` raises, and the
+                `note` of `Faults` keeps why, and leaves anything in their place.
 
         Returns:
             X (n, D), and C (n, C) or None where there is no context, or none is asked for.
 
         Raises:
-            InputError: if a column is missing, or a value is one that training has not prepared for.
+            InputError: if a column is missing, or `reject` finds a value that training has not prepared for.
 
         Example:
             >>> schema, _ = Schema.learn(pd.DataFrame({"x": [0.5, 2.5], "digit": [3, 7]}), target=["digit"])
@@ -141,7 +155,7 @@ class Schema(BaseModel):
         if absent:
             there = f"a table with {quoted(*frame.columns)}"
             raise InputError(f"expected the columns {quoted(*needed)}; got {there}; add or rename {quoted(*absent)}")
-        return _matrix(self._of("data"), frame), _matrix(conditions, frame) if conditions else None
+        return _matrix(self._of("data"), frame, report), _matrix(conditions, frame, report) if conditions else None
 
     def encode_context(self, values: Mapping[str, Level | None]) -> Float[np.ndarray, "1 C"]:
         """One row of C from a value for each context column, in text or as a number.
@@ -211,11 +225,11 @@ def _blocks(columns: Sequence[Column]) -> Iterator[tuple[Column, slice]]:
         start = stop
 
 
-def _matrix(columns: Sequence[Column], frame: pd.DataFrame) -> Float[np.ndarray, "n D"]:
+def _matrix(columns: Sequence[Column], frame: pd.DataFrame, report: Report = reject) -> Float[np.ndarray, "n D"]:
     matrix = np.zeros((len(frame), sum(len(column.features) for column in columns)))
     for column, block in _blocks(columns):
         if column.features:
-            column.encode(frame[column.name], matrix[:, block])
+            column.encode(frame[column.name], matrix[:, block], report)
     return matrix
 
 
@@ -247,6 +261,14 @@ def _check_useful(schema: Schema, targets: Sequence[str], wide: Sequence[Column]
         constant = sum(column.constant for column in schema.columns)
         got = f"{constant} constant, {len(wide)} of text with too many levels, {len(set(targets))} used as target"
         raise InputError(f"expected at least one column of numbers or categories that varies; got {got}; add columns")
+
+
+def _check_targets(targets: Sequence[str], codes: int) -> None:
+    """Refuse targets that would stand beside a column of the same name in a table of codes."""
+    taken = [name for name in targets if name in {NOTE, *(f"z{i}" for i in range(codes))}]
+    if taken:
+        names = f"other target names than {quoted('z0')} to {quoted(f'z{codes - 1}')} and {quoted(NOTE)}"
+        raise InputError(f"expected {names}, which codes have beside them; got {quoted(*taken)}; rename the column")
 
 
 def _check_images(images: Sequence[str], targets: Sequence[str]) -> None:

@@ -17,9 +17,10 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -27,9 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet
 from jaxtyping import Float, Int
 
+from isthmus.data.tables.arrow import arrow_to_frame, expand_texts, plain, plain_schema, text_columns
 from isthmus.data.tables.columns import named
-from isthmus.data.tables.files import arrow_to_frame, explained, plain, shown_path
+from isthmus.data.tables.files import explained, explained_table, shown_path
 from isthmus.data.tables.schema import Schema
+from isthmus.data.tables.sizes import MOST_UNPACKED, unpacking_at_most
 from isthmus.data.tables.wording import check_known, quoted
 from isthmus.disk import replacing
 from isthmus.errors import InputError
@@ -39,6 +42,7 @@ _SAMPLE_NUMBERS, _FEWEST_ROWS = 2**22, 20_000  # 34 MB, of which a fit has a doz
 _CHUNK_ROWS, _CHUNK_NUMBERS = 2**16, 2**20  # read at once
 _BUFFER_ROWS, _BUFFER_NUMBERS = 2**18, 2**23  # from which rows are drawn in training
 _RUN_ROWS = 2**14  # row groups smaller than that are read together
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in the name of a folder
 _FOOTER_END = 8  # bytes: the footer's length, then PAR1
 
 Block = tuple[Float[np.ndarray, "m D"], Float[np.ndarray, "m C"] | None]
@@ -68,6 +72,8 @@ class Parquet:
         files: in the order of their rows.
         schema: the columns and their types, wide enough for every file.
         groups: every row group that holds rows.
+        max_unpacked: bytes that what is read at once may unpack to.
+        partitions: of each file the values of the columns that the names of its folders state, as `year=2022`.
 
     Example:
         >>> import tempfile
@@ -83,24 +89,33 @@ class Parquet:
     files: tuple[Path, ...]
     schema: pa.Schema
     groups: tuple[Run, ...]
+    partitions: Mapping[Path, Mapping[str, str | None]] = field(default_factory=dict)
+    max_unpacked: int = MOST_UNPACKED
 
     @classmethod
-    def open(cls, *sources: str | Path) -> Parquet:
-        """The table in files, in folders (all that ends in .parquet in them), or in what matches patterns such as `*`.
+    def open(cls, *sources: str | Path, max_unpacked: int = MOST_UNPACKED) -> Parquet:
+        """Open the table in files, in folders (all that ends in .parquet in them), or in what matches patterns as `*`.
+
+        Within a folder, sub-folders called NAME=VALUE state a column, as Hive and Spark write them; hidden files and
+        folders are left out.
 
         Args:
             sources: paths or patterns, one after the other; what is in a folder or matches a pattern is sorted.
+            max_unpacked: bytes that what is read at once, some tens of thousands of rows, may unpack to.
 
         Raises:
             InputError: there is no Parquet file, one cannot be read, or the files disagree about the columns.
         """
+        partitions: dict[Path, Mapping[str, str | None]] = {}
+        for source in sources:
+            found = _files(source)
+            partitions |= zip(found, _partitions(Path(source), found), strict=True)
         files = tuple(path for source in sources for path in _files(source))
         groups, schemas, first = [], [], 0
         for path in files:
-            readable = explained(f"a Parquet file in {shown_path(path)}", "convert it, or leave it out")
-            with readable, pa.parquet.ParquetFile(path) as file:
+            with explained_table(shown_path(path)), pa.parquet.ParquetFile(path) as file:
                 footer = file.metadata
-                schemas.append(file.schema_arrow)
+                schemas.append(plain_schema(file.schema_arrow))
             for i in range(footer.num_row_groups):
                 if rows := footer.row_group(i).num_rows:
                     groups.append(Run(path, (i,), first, rows))
@@ -108,7 +123,8 @@ class Parquet:
         schema = _common(files, schemas)
         if not groups or not schema.names:
             raise InputError(f"expected at least one row and one column in {shown_path(files[0])}; got none; check it")
-        return cls(files, schema, tuple(groups))
+        inside = {path: {k: v for k, v in keys.items() if k not in schema.names} for path, keys in partitions.items()}
+        return cls(files, _with_partitions(schema, inside), tuple(groups), inside, max_unpacked)
 
     def __len__(self) -> int:
         return self.groups[-1].first + self.groups[-1].rows
@@ -120,8 +136,7 @@ class Parquet:
 
     def types(self, names: Sequence[str]) -> dict[str, pa.DataType]:
         """The types in which these columns are stored again."""
-        schema = plain(self.schema.empty_table()).schema
-        return {name: schema.field(name).type for name in names}
+        return {name: self.schema.field(name).type for name in names}
 
     def runs(self, least: int) -> tuple[Run, ...]:
         """All row groups, consecutive ones of a file joined as long as they have fewer than `least` rows together."""
@@ -175,14 +190,23 @@ class Parquet:
         size = min(_CHUNK_ROWS, 1 << (_CHUNK_NUMBERS // len(self.schema.names)).bit_length())
         at = run.first
         readable = explained(f"the rows of {shown_path(run.path)}", "check that it was not changed or damaged")
-        with readable, pa.parquet.ParquetFile(run.path, buffer_size=1 << 20) as file:
+        stated = self.partitions.get(run.path, {})
+        options = {"buffer_size": 1 << 20, "read_dictionary": [n for n in text_columns(self.schema) if n not in stated]}
+        with readable, pa.parquet.ParquetFile(run.path, **options) as file:
             for batch in file.iter_batches(size, row_groups=list(run.groups)):
-                table = pa.Table.from_batches([batch]).select(self.schema.names)
-                yield at, table.cast(self.schema, safe=False)
+                table = pa.Table.from_batches([batch])
+                for name, value in stated.items():
+                    kind = self.schema.field(name)
+                    values = pa.array([value] * len(table), pa.string()).cast(kind.type)
+                    table = table.append_column(kind, values)
+                with unpacking_at_most(self.max_unpacked):
+                    table = expand_texts(table, self.schema, run.path)
+                yield at, plain(table).select(self.schema.names).cast(self.schema, safe=False)
                 at += len(batch)
 
     def _frame(self, table: pa.Table) -> pd.DataFrame:
-        return named(arrow_to_frame(table.unify_dictionaries()), f" in {shown_path(self.files[0])}")
+        with explained_table(shown_path(self.files[0])):
+            return named(arrow_to_frame(table.unify_dictionaries()), f" in {shown_path(self.files[0])}")
 
 
 @dataclass(frozen=True)
@@ -341,7 +365,7 @@ def write_frames(frames: Iterable[pd.DataFrame], path: Path, types: Mapping[str,
     Args:
         frames: at least one.
         path: of the file.
-        types: of columns whose values in the first frame may not tell.
+        types: of columns whose values in the first frame may not tell; without any value there, text by default.
 
     Raises:
         InputError: the file cannot be written.
@@ -351,12 +375,31 @@ def write_frames(frames: Iterable[pd.DataFrame], path: Path, types: Mapping[str,
         try:
             for frame in frames:
                 schema = pa.Schema.from_pandas(frame, preserve_index=False).remove_metadata()
-                schema = pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema])
+                schema = pa.schema([field.with_type(types.get(field.name, _text_if_empty(field))) for field in schema])
                 writer = writer or pa.parquet.ParquetWriter(file, schema)
                 writer.write_table(pa.Table.from_pandas(frame, writer.schema, preserve_index=False))
         finally:
             if writer is not None:
                 writer.close()
+
+
+def count_missing(path: Path) -> int:
+    """Count the missing values of the first column of a file that `write_frames` wrote, by its footer.
+
+    Args:
+        path: the Parquet file.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    readable = explained(f"a Parquet file in {shown_path(path)}", "remove it and run again")
+    with readable, pa.parquet.ParquetFile(path) as file:
+        groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        return sum(group.column(0).statistics.null_count for group in groups)
+
+
+def _text_if_empty(field: pa.Field) -> pa.DataType:
+    return pa.string() if pa.types.is_null(field.type) else field.type
 
 
 def _refusal(check: Callable[[pd.DataFrame], object], frame: pd.DataFrame) -> InputError | None:
@@ -414,6 +457,33 @@ def _files(source: str | Path) -> list[Path]:
     return found
 
 
+def _partitions(folder: Path, files: Sequence[Path]) -> list[dict[str, str | None]]:
+    """Return what the folders between a folder and each of its files state, nothing for other sources."""
+    if not os.path.isdir(folder):
+        return [{} for _ in files]
+    stated: list[dict[str, str | None]] = []
+    for file in files:
+        pairs = [part.partition("=") for part in file.relative_to(folder).parts[:-1] if "=" in part]
+        stated.append({unquote(k): None if v == _NO_VALUE else unquote(v) for k, _, v in pairs})
+        if stated[-1].keys() != stated[0].keys():
+            both = f"{shown_path(files[0])} and {shown_path(file)}"
+            names = quoted(*sorted(stated[-1].keys() ^ stated[0].keys()))
+            raise InputError(
+                f"expected folders that state the same columns for {both}; got {names} for one only; move it"
+            )
+    return stated
+
+
+def _with_partitions(schema: pa.Schema, partitions: Mapping[Path, Mapping[str, str | None]]) -> pa.Schema:
+    """Return the schema with the columns that folders state, of whole numbers where all their values are."""
+    names = dict.fromkeys(name for keys in partitions.values() for name in keys)
+    for name in names:
+        values = [value for keys in partitions.values() if (value := keys.get(name)) is not None]
+        whole = all(value.isascii() and value.isdecimal() and str(int(value)) == value for value in values)
+        schema = schema.append(pa.field(name, pa.int64() if whole else pa.string()))
+    return schema
+
+
 def _common(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:
     """The columns of the first file, of types wide enough for all files."""
     common = schemas[0]
@@ -422,17 +492,17 @@ def _common(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:
         both = f"{shown_path(files[0])} and {shown_path(path)}"
         if odd:
             raise InputError(f"expected the same columns in {both}; got {quoted(*odd)} in one only; write them alike")
-        for i, field in enumerate(common):
-            other = schema.field(field.name)
+        for i, column in enumerate(common):
+            other = schema.field(column.name)
             try:
-                types = [pa.schema([("", f.type)]) for f in (field, other)]
+                types = [pa.schema([("", f.type)]) for f in (column, other)]
                 wide = pa.unify_schemas(types, promote_options="permissive").field(0).type
             except pa.ArrowException:
-                got = f"{field.type} and {other.type}"
+                got = f"{column.type} and {other.type}"
                 raise InputError(
-                    f"expected one type for column {quoted(field.name)} of {both}; got {got}; write them alike"
+                    f"expected one type for column {quoted(column.name)} of {both}; got {got}; write them alike"
                 ) from None
-            common = common.set(i, field.with_type(wide))
+            common = common.set(i, column.with_type(wide))
     return common
 
 

@@ -1,13 +1,17 @@
 """What the errors and notes about tables are worded with: one line, a few names, the row at fault."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
 from isthmus.errors import InputError
+
+Report = Callable[[Bool[np.ndarray, " n"], pd.Series, str, str], None]
+"""What is done about bad rows of a column, see `reject`, which refuses the table, and `Faults.note`, which goes on."""
 
 
 def one_line(text: object, limit: int = 200) -> str:
@@ -69,8 +73,35 @@ def reject(bad: Bool[np.ndarray, " n"], series: pd.Series, expected: str, advice
     """
     if bad.any():
         row = int(bad.argmax())
-        value = series.iloc[row]
-        value = value.item() if isinstance(value, np.generic) else value
-        got = "a missing value" if np.ndim(value) == 0 and pd.isna(value) else quoted(value)
         where = f" in row {row} (counted from 0)" if len(series) > 1 else ""
-        raise InputError(f"expected {expected} in column {quoted(series.name)}; got {got}{where}; {advice}")
+        raise InputError(f"{_fault(series, row, expected)}{where}; {advice}")
+
+
+@dataclass
+class Faults:
+    """Rows that do not suit their column, and why: what `reject` refuses a table for, kept row by row.
+
+    Attributes:
+        reasons: number of the row -> the first reason that was noted of it.
+
+    Example:
+        >>> ages, faults = pd.Series([30.0, -1.0], name="age"), Faults()
+        >>> faults.note((ages < 0).to_numpy(), ages, "positive numbers", "correct that row")
+        >>> faults.reasons
+        {1: "expected positive numbers in column 'age'; got -1.0"}
+    """
+
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def note(self, bad: Bool[np.ndarray, " n"], series: pd.Series, expected: str, advice: str) -> None:
+        """Keep the reason of each row that is `bad`, in place of `reject`; a note needs no advice."""
+        for row in np.flatnonzero(bad).tolist():
+            if row not in self.reasons:
+                self.reasons[row] = _fault(series, row, expected)
+
+
+def _fault(series: pd.Series, row: int, expected: str) -> str:
+    value = series.iloc[row]
+    value = value.item() if isinstance(value, np.generic) else value
+    got = "a missing value" if np.ndim(value) == 0 and pd.isna(value) else quoted(value)
+    return f"expected {expected} in column {quoted(series.name)}; got {got}"
