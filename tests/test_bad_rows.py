@@ -182,3 +182,39 @@ def test_long_tables(frame, fitted, model, tmp_path, verb):
     code, _, err = run(verb, model, tmp_path / "long", "-o", tmp_path / "strict", "--strict")
     assert code == 2
     assert "row 3 (counted from 0) of" in err
+
+
+CODES = {  # what is planted in z0, and what the note says of it
+    "a gap": (None, "a value in column 'z0'; got a missing value"),
+    "infinity": (np.inf, "finite numbers in column 'z0'; got inf"),
+    "too large": (1e307, "numbers up to 1e+300 in column 'z'"),
+    "text": ("seven", "numbers in column 'z0'; got 'seven'"),
+}
+
+
+@pytest.mark.parametrize("fault", CODES)
+def test_decode_does_what_can_be_done_and_strict_refuses(fitted, frame, fault):
+    value, said = CODES[fault]
+    codes = scoring.encode(fitted, frame)
+    clean, bad = scoring.decode(fitted, codes), codes.astype({"z0": object})
+    bad.loc[[3, 7], "z0"] = value
+    rows = scoring.decode(fitted, bad)
+    assert rows["note"].notna().to_numpy().nonzero()[0].tolist() == [3, 7]
+    assert said in rows["note"][3]
+    assert rows.drop(columns="note").iloc[[3, 7]].isna().all(axis=None)
+    kept = rows.drop(columns="note").drop(index=[3, 7])
+    pd.testing.assert_frame_equal(kept, clean.drop(index=[3, 7]), check_dtype=False, check_exact=True)
+    with pytest.raises(InputError, match="expected"):
+        scoring.decode(fitted, bad, strict=True)
+
+
+def test_decode_takes_what_encode_wrote_of_bad_rows_and_keeps_their_notes(model, frame, tmp_path):
+    write_table(planted(frame, ["an unseen category"], [5]), tmp_path / "rows.parquet")
+    assert run("encode", model, tmp_path / "rows.parquet", "-o", tmp_path / "codes.csv")[0] == 3
+    code, _, err = run("decode", model, tmp_path / "codes.csv", "-o", tmp_path / "back.csv")
+    assert code == 3
+    assert "1 row has no values" in err
+    note = read_table(tmp_path / "back.csv")["note"]
+    assert note.notna().sum() == 1
+    assert "'violet'" in note[5]
+    assert run("decode", model, tmp_path / "codes.csv", "-o", tmp_path / "strict.csv", "--strict")[0] == 2

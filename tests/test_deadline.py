@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_breast_cancer
@@ -13,6 +14,8 @@ from isthmus.flows import FreeFormFlow
 from isthmus.networks import mlp_pair
 from isthmus.recipe import RefitRecipe
 from isthmus.refit import refit_density
+from isthmus.report import render
+from isthmus.report.evidence import _affordable_rows
 from isthmus.rows import Rows
 from isthmus.training import trainee
 
@@ -76,3 +79,20 @@ def test_a_fit_that_is_taken_up_knows_what_was_spent(monkeypatch, tmp_path):
     assert 0 < second.earlier <= first.spent()
     assert fitted.metrics["steps"] == 40
     assert len(calls) == 41
+
+
+def test_a_classifier_that_takes_too_long_is_left_out_of_the_report_which_says_so():
+    wide = torch.randn(150, 400, generator=torch.Generator().manual_seed(0)).double().numpy()
+    fitted = fit(wide, recipe=Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5}))
+    frame = pd.DataFrame(wide, columns=[f"c{j}" for j in range(400)])
+    late, early = Deadline(10.0), Deadline(600.0)
+    late.earlier = 9.5
+    pages = [render(fitted, frame, deadline=deadline) for deadline in (late, early)]
+    assert ["no time for the classifier" in page for page in pages] == [True, False]
+    assert ["classifier (AUC)" in page for page in pages] == [False, True]
+
+
+def test_the_classifier_learns_from_what_the_time_is_enough_for():
+    rows = [_affordable_rows(D, Deadline(s)) for D, s in ((10, 60), (1_024, 20), (4_096, 17), (4_096, 120))]
+    assert rows == pytest.approx([500, 86, 0, 87], abs=40)
+    assert _affordable_rows(100_000, Deadline()) == 500

@@ -14,11 +14,13 @@ from isthmus import Recipe, fit, load, save, scoring
 from isthmus.errors import InputError
 from isthmus.estimator import InjectiveFlow, InjectiveFlowDetector
 from isthmus.flow import Injection
+from isthmus.flows import FLOWS
 from isthmus.report import render
 from isthmus.supports import MEASURES
 from toylaws import TOYS
 
-CLI = "import sys; sys.path.insert(0, {here!r}); import toylaws; from isthmus.cli import main; sys.exit(main())"
+CLI = "import sys; sys.path.insert(0, {here!r}); import toylaws; from isthmus.flows import FLOWS; "
+CLI += "FLOWS.update(toylaws.TOYS); from isthmus.cli import main; sys.exit(main())"
 MEASURE = {"on_circle": "surface area", "counted": "counting", "normalised": "volume"}
 
 
@@ -41,8 +43,16 @@ def truth(name):
     return -np.log(0.5) - np.log(20.0) - 1 - np.log(2 * np.pi)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def toys():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, toy in TOYS.items():
+            patch.setitem(FLOWS, name, toy)
+        yield
+
+
 @pytest.fixture(scope="module", params=TOYS)
-def made(request):
+def made(request, toys):
     recipe = {"flow": {"kind": request.param}, "training": {"max_steps": 300, "learning_rate": 0.03}}
     frame = table(request.param)
     return request.param, frame, fit(frame, recipe=recipe)

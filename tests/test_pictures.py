@@ -13,7 +13,7 @@ from bokeh.document import Document
 from isthmus import Recipe, cli, fit, grids, load, report, scoring
 from isthmus.cli.fit import _sha256
 from isthmus.columns import Columns
-from isthmus.data.tables import Schema, read_table
+from isthmus.data.tables import Schema, read_table, write_table
 from isthmus.data.tables.pictures import holds_images, image_files, read_image, read_images, write_png
 from isthmus.density import Ambient, IsotropicNoise
 from isthmus.errors import InputError
@@ -277,3 +277,15 @@ def test_photographs_stand_as_the_camera_was_held(tmp_path, orientation):
     corners = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
     bright = {at: int(found[at]) > 100 for at in [(0, 0), (0, -1), (-1, 0), (-1, -1)]}
     assert bright == {at: at == corners[orientation] for at in bright}
+
+
+@pytest.mark.parametrize("beside", [["images"], ["label", "labels"], ["file"], ["images", "labels", "allow_pickle"]])
+def test_columns_beside_images_keep_their_names_and_values_in_an_archive(tmp_path, beside):
+    frame = pd.DataFrame({"image": [np.full((4, 5), k, np.uint8) for k in range(6)]})
+    frame = frame.assign(**{name: 10 * place + np.arange(6) % 3 for place, name in enumerate(beside)})
+    write_table(frame, tmp_path / "t.npz")
+    back = read_table(tmp_path / "t.npz")
+    known = {"labels": "label"} if "label" not in beside else {}
+    for name in beside:
+        assert back[known.get(name, name)].tolist() == frame[name].tolist()
+    assert np.array_equal(np.stack(back["image"]), np.stack(frame["image"]))

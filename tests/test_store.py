@@ -207,8 +207,8 @@ def damaged(fitted, tmp_path, change, values=()):
 
 
 UNSOUND = {
-    "NaN weight": ("ambient.flow.encoder.layers.0.linear.bias", torch.nan),
-    "infinite weight": ("ambient.flow.encoder.layers.0.linear.bias", torch.inf),
+    "NaN weight": ("density.flow.encoder.layers.0.linear.bias", torch.nan),
+    "infinite weight": ("density.flow.encoder.layers.0.linear.bias", torch.inf),
     "scale of 0": ("columns.scale", 0.0),
     "infinite scale": ("columns.scale", torch.inf),
     "negative width": ("columns.width", -1.0),
@@ -236,7 +236,7 @@ def test_a_latent_density_without_extent_is_refused(latent, scale, tmp_path):
     recipe = Recipe().update(
         flow={"latent_dim": 1}, training={"max_steps": 2}, refit={"latent": latent, "flow_steps": 2}
     )
-    folder = damaged(fit(ROWS, recipe=recipe), tmp_path, lambda record: None, [(f"ambient.flow.latent.{scale}", 0.0)])
+    folder = damaged(fit(ROWS, recipe=recipe), tmp_path, lambda record: None, [(f"density.flow.latent.{scale}", 0.0)])
     with pytest.raises(InputError, match="damaged"):
         load(folder)
 

@@ -10,6 +10,7 @@ import pytest
 
 from isthmus import cli
 from isthmus.data.tables import Parquet, read_table
+from isthmus.data.tables.pictures import write_png
 from isthmus.data.tables.sizes import MOST_UNPACKED, parse_size, shown_size
 from isthmus.errors import InputError
 
@@ -61,6 +62,14 @@ def test_a_compressed_table_unpacks_to_what_is_allowed_and_no_more(tmp_path, nam
     assert len(read_table(path, max_unpacked=4 * MIB)) in (ROWS, ROWS // 2, 2048)
     with pytest.raises(InputError, match=r"to unpack to at most 1 MiB; got at least [1-3].* --max-unpacked [24]MiB"):
         read_table(path, max_unpacked=MIB)
+
+
+def test_a_folder_of_images_is_bounded_as_a_whole(tmp_path):
+    for k in range(4):
+        write_png(np.zeros((512, 512), np.uint8), tmp_path / f"{k}.png")
+    assert len(read_table(tmp_path, max_unpacked=MIB)) == 4
+    with pytest.raises(InputError, match=r"to unpack to at most 768 KiB; got at least 1 MiB; .* --max-unpacked 2MiB"):
+        read_table(tmp_path, max_unpacked=768 << 10)
 
 
 @pytest.mark.parametrize("verb", ["fit", "score", "encode", "decode", "evaluate", "report", "explore", "grids"])

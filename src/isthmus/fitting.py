@@ -136,7 +136,7 @@ def fit(
     else:
         flow, curve = _fitting(flow, data.train), ()
     settings = _training(recipe, run_dir, deadline)
-    _log.info("training in %s latent dimensions", flow.latent_dim)
+    _log.info("training%s", f" in {flow.latent_dim} latent dimensions" if isinstance(flow, Injection) else "")
     history = train(
         flow,
         recipe.build_objective(),

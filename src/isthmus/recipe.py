@@ -70,6 +70,7 @@ class _Loader(yaml.SafeLoader):
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse an anchor, alias or tag, and read any other node."""
         event: Any = self.peek_event()
         for extra in ("anchor", "tag"):
             if getattr(event, extra, None) is not None:  # of an alias, the name that it refers to

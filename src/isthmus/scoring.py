@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.data.tables import Column, Schema
-from isthmus.data.tables.columns import Role, named
+from isthmus.data.tables.columns import Role, is_image, named
 from isthmus.data.tables.schema import NOTE
 from isthmus.data.tables.wording import Faults, quoted, reject
 from isthmus.diagnostics import Health
@@ -33,6 +33,7 @@ __all__ = ["decode", "distrust", "encode", "evaluate", "features", "sample", "sc
 _SAMPLED_ROWS = 1_000  # at once: noise with one covariance a component takes D^2 numbers a row
 _MOST_AUDITED_ROWS = 5_000  # above, the importance-sampled density is computed on fewer rows
 _AUDITED_ROWS = 2_000
+_NULLABLE: dict[str, Any] = {"i": "Int64", "u": "UInt64", "b": "boolean"}  # kind of a type that has no missing value
 _LARGEST_GAP = 1.0  # nats a row, beside three standard errors
 _RECONSTRUCTION = ("training", "finite", "latent_dim", "curvature", "beta", "reconstruction")  # verdicts, and causes
 
@@ -180,24 +181,59 @@ def _with_notes(results: pd.DataFrame, faults: Faults) -> pd.DataFrame:
     return named(pd.concat([results, pd.Series(notes, name=NOTE, dtype=object)], axis=1))
 
 
-def decode(fitted: Fitted, codes: pd.DataFrame) -> pd.DataFrame:
+def decode(fitted: Fitted, codes: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
     """The rows that codes stand for, points of the learned manifold in the user's columns.
 
     Args:
         fitted: the model and its record.
         codes: columns z0, z1, ..., and the context columns of a conditional model; a nameless array will do.
+        strict: whether one code that cannot be decoded refuses the table. If not, its row has no values.
 
     Returns:
-        The user's columns, whole numbers rounded.
+        The user's columns, whole numbers rounded. Where a code has a gap, a value that the fit has not prepared for, or
+        is so far away that its row overflows, all values of the row are missing (an image is black), and `note` says
+        why, as that of `encode` did where it is among the columns of `codes`.
 
     Raises:
-        InputError: a column is missing, or holds what is no code.
+        InputError: a column is missing, or, if `strict`, holds what is no code.
+
+    Example:
+        >>> from isthmus import fit, Recipe
+        >>> recipe = Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5})
+        >>> fitted = fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe)
+        >>> decode(fitted, pd.DataFrame({"z0": [0.5, None]}))["note"].tolist()
+        [None, "expected a value in column 'z0'; got a missing value"]
     """
-    axes = _numbers("z", fitted.model.injection.latent_dim)
+    axes, faults = _numbers("z", fitted.model.injection.latent_dim), Faults()
+    report = reject if strict else faults.note
     if list(codes.columns) == [f"c{i}" for i in range(len(axes))]:  # as `read_table` names a nameless array
         codes = codes.set_axis([axis.name for axis in axes], axis=1)
-    z, c = _tensors(*Schema(columns=(*axes, *_columns(fitted, "context"))).encode(codes))
-    return _frame(fitted, _Rows(fitted.model.decode(z, c), c))
+    z, c = Schema(columns=(*axes, *_columns(fitted, "context"))).encode(codes, report=report)
+    largest = pd.Series(np.abs(z).max(1), name="z")
+    report((largest > LARGEST).to_numpy(), largest, f"numbers up to {LARGEST:g}", "leave out that row")
+    safe = _stand_ins(z, c, faults)
+    rows = _Rows(fitted.model.decode(*safe), safe.c)
+    overflows = ~rows.x.isfinite().all(1).numpy()
+    report(overflows, largest, "a code whose row is finite", "leave out that row")
+    rows.x[list(faults.reasons)] = 0.0
+    if NOTE in codes:
+        earlier = codes[NOTE].reset_index(drop=True).dropna().astype(str).to_dict()
+        faults.reasons |= {row: reason for row, reason in earlier.items() if row in faults.reasons}
+    return _with_notes(_emptied(_frame(fitted, rows), list(faults.reasons)), faults)
+
+
+def _emptied(frame: pd.DataFrame, bad: list[int]) -> pd.DataFrame:
+    """The table with missing values in some rows; whole numbers stay whole, and images are as they were."""
+    if not bad:
+        return frame
+    columns = {}
+    for name, series in frame.items():
+        columns[name] = series
+        if series.dtype != object or not is_image(series.iloc[0]):
+            nullable = _NULLABLE.get(series.dtype.kind) if isinstance(series.dtype, np.dtype) else None
+            columns[name] = series.astype(nullable) if nullable else series.copy()
+            columns[name].iloc[bad] = None
+    return pd.DataFrame(columns)
 
 
 def sample(
@@ -392,6 +428,11 @@ def _stood_in(fitted: Fitted, frame: pd.DataFrame, faults: Faults, *, strict: bo
         for name, column in zip(names, () if matrix is None else matrix.T, strict=matrix is not None):
             values = pd.Series(column, name=name)
             report((values.abs() > LARGEST).to_numpy(), values, f"numbers up to {LARGEST:g}", "change the units")
+    return _stand_ins(x, c, faults)
+
+
+def _stand_ins(x: np.ndarray, c: np.ndarray | None, faults: Faults) -> _Rows:
+    """The matrices as tensors, with the first good row, or zeros, in place of each that was noted."""
     if bad := list(faults.reasons):
         good = next((row for row in range(len(x)) if row not in faults.reasons), None)
         for matrix in (x, c):

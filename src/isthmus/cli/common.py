@@ -85,7 +85,7 @@ MaxUnpacked = Annotated[
     typer.Option(
         parser=_bytes,
         metavar="SIZE",
-        help="Most that a compressed table may unpack to, such as 16GiB; by default 4GiB.",
+        help="Most that a compressed table, or a folder of images, may unpack to, such as 16GiB; by default 4GiB.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]

@@ -182,6 +182,7 @@ def decode(
         str, typer.Argument(metavar="CODES", help="Table that `isthmus encode` wrote; - for standard input.")
     ],
     output: TableOut = None,
+    strict: Strict = False,
     missing: Missing = None,
     decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
@@ -191,12 +192,16 @@ def decode(
     """The rows that codes stand for.
 
     CODES has the columns z0, z1, ..., and those that the model is conditioned on; the rows have the columns of the
-    table that the model was fitted to.
+    table that the model was fitted to. A code with a gap, or so far away that arithmetic overflows, has an empty row,
+    and a column note says why; the exit code is then 3.
     """
     from isthmus import scoring
 
     fitted = load_model(model, output, [codes], force=force)
-    write(scoring.decode(fitted, read(codes, max_unpacked, missing, decimal)), output)
+    rows = scoring.decode(fitted, read(codes, max_unpacked, missing, decimal), strict=strict)
+    write(rows, output)
+    warn_untrusted(scoring.untrusted(fitted), strict=strict, results="rows")
+    warn_unscored(int(rows[scoring.NOTE].notna().sum()) if scoring.NOTE in rows else 0, "values")
 
 
 def _given(texts: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:

@@ -37,8 +37,10 @@ from isthmus.store import Fitted
 
 __all__ = ["image_shape", "render", "write"]
 
-_ROWS_PER_SECOND, _FEWEST_ROWS = 50, 200  # of a limited time
 _COMPARED = 0.05  # of a limited time is left for the figures when the comparison ends
+_NO_CLASSIFIER = (
+    "there was no time for the classifier that tells samples from rows; `isthmus report` without a limit trains it"
+)
 _VERSIONS = ("isthmus", "torch", "zuko", "lightning", "scikit-learn", "numpy")
 _STATES = {"ok": "✓ passed", "warn": "! warning", "fail": "✗ failed"}
 
@@ -82,10 +84,12 @@ def render(
     _check_shape(fitted, shape)
     shape = shape or _own_shape(fitted)
     limit = deadline or Deadline()
-    evidence = gather(fitted, frame, seed=seed, most=limit.rows(_ROWS_PER_SECOND, _FEWEST_ROWS))
+    evidence = gather(fitted, frame, seed=seed, deadline=limit)
     scores = compare(fitted, evidence, seed=seed, deadline=limit.until(1 - _COMPARED, least=0.0))
     noticed = words.noticed(fitted, evidence, scores)
     groups, left_out = _in_time(_groups(fitted, evidence, scores, shape), limit)
+    if deadline is not None and evidence.samples is not None and evidence.c2st is None:
+        left_out.append(_NO_CLASSIFIER)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["sentence"] = _sentence
     page = environment.from_string(resources.files(__name__).joinpath("page.html").read_text("utf-8"))

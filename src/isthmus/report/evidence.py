@@ -15,6 +15,7 @@ from torch import Tensor
 
 from isthmus.autodiff import jacobian
 from isthmus.columns import Columns
+from isthmus.deadline import Deadline
 from isthmus.density import Ambient, Noise, gaussian_components, log_normal
 from isthmus.diagnostics import FlatPieces, Samples, Spectrum, flat_pieces, samples, spectrum
 from isthmus.errors import InputError
@@ -30,9 +31,12 @@ __all__ = ["Evidence", "OnSurface", "Source", "Surface", "Walks", "gather", "sur
 Source = Literal["held out", "given", "drawn"]
 
 _ROWS = 4_000  # judged
+_ROWS_PER_SECOND, _FEWEST_JUDGED = 50, 200  # of a limited time
 _FEWEST_ROWS = 10  # with fewer there are no statistics
 _SURFACE_POINTS = 1_500
-_TWO_SAMPLE_ROWS = 500  # of the classifier
+_TWO_SAMPLE_ROWS, _FEWEST_TOLD = 500, 10  # of the classifier
+_SECONDS_PER_CUBE, _SECONDS_PER_CELL = 3e-10, 1.1e-4  # of the classifier, measured: D^3 for axes, n D for trees
+_SHARE_OF_CLASSIFIER = 0.5  # of the time that is left, at most
 _NORMALS = 8  # directions a row
 _EXTREMES = (0.01, 0.99)  # codes between which lines are drawn
 _LINES, _LINE_POINTS = 9, 60
@@ -106,14 +110,15 @@ class Walks(NamedTuple):
 
 
 @torch.no_grad()
-def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0, most: int | None = None) -> Evidence:
+def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0, deadline: Deadline | None = None) -> Evidence:
     """Judge a model on a table, or show it by its samples where there is none.
 
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit, or None.
         seed: of everything that is drawn; the global random state is left as it was.
-        most: how many rows are judged; 4,000 if not given, fewer of wide tables.
+        deadline: by when to be done: fewer than 4,000 rows are judged, and a classifier whose training would take too
+            long is left out.
 
     Returns:
         The evidence.
@@ -129,6 +134,8 @@ def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0, most: i
         ('drawn', torch.Size([500, 1]), 1)
     """
     density, columns, flow = fitted.model.density, fitted.model.columns, fitted.model.flow
+    limit = deadline or Deadline()
+    most = limit.rows(_ROWS_PER_SECOND, _FEWEST_JUDGED)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         source, count, learn, rows = _rows(fitted, frame, seed)
@@ -144,7 +151,7 @@ def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0, most: i
             log_density=density.log_prob(x, c) + columns.log_det(columns.restore(x)),
             drawn=drawn,
             samples=None if others is None else samples(density, others, rows, seed=seed),
-            c2st=None if others is None else _told_apart(columns, drawn, x, seed),
+            c2st=None if others is None else _told_apart(columns, drawn, x, seed, limit),
             surface=_on_surface(fitted, flow, rows, others, source, seed) if isinstance(flow, Injection) else None,
         )
 
@@ -256,10 +263,21 @@ def _rows(fitted: Fitted, frame: pd.DataFrame | None, seed: int) -> tuple[Source
     return "held out", len(x), learn, rows
 
 
-def _told_apart(columns: Columns, drawn: Float[Tensor, "n D"], x: Float[Tensor, "n D"], seed: int) -> float:
-    """The classifier's AUC on what a user sees: whole numbers are whole."""
+def _told_apart(
+    columns: Columns, drawn: Float[Tensor, "n D"], x: Float[Tensor, "n D"], seed: int, limit: Deadline
+) -> float | None:
+    """The classifier's AUC on what a user sees: whole numbers are whole; None where there is no time for it."""
+    rows = _affordable_rows(x.shape[1], limit)
+    if rows < _FEWEST_TOLD:
+        return None
     pair = (columns.standardise(columns.round_integers(columns.restore(u))) for u in (drawn, x))
-    return c2st_auc(*pair, max_rows=_TWO_SAMPLE_ROWS, seed=seed)
+    return c2st_auc(*pair, max_rows=rows, seed=seed)
+
+
+def _affordable_rows(D: int, limit: Deadline) -> int:
+    """How many rows of either kind the classifier can learn from in time: its seconds go as n D, after D^3."""
+    seconds = _SHARE_OF_CLASSIFIER * limit.left() - _SECONDS_PER_CUBE * D**3
+    return int(min(_TWO_SAMPLE_ROWS, seconds / (_SECONDS_PER_CELL * D)))
 
 
 def _off_axes(learn: Float[Tensor, "n D"], x: Float[Tensor, "m D"], dims: int) -> Float[Tensor, " dims"]:

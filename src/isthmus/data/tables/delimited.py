@@ -104,15 +104,18 @@ class _Counted(io.RawIOBase):
         self._context = contextvars.copy_context()  # Arrow reads in a thread of its own
 
     def readable(self) -> bool:
+        """Tell that it can be read."""
         return True
 
     def read(self, size: int = -1) -> bytes:
+        """Read the next bytes, and refuse them where they are too many together with those before."""
         block = self._stream.read(size if size >= 0 else None)
         self._size += len(block)
         self._context.run(check_unpacked, self._size, self._path)
         return block
 
     def close(self) -> None:
+        """Close the stream too."""
         self._stream.close()
         super().close()
 

@@ -9,7 +9,7 @@ import sys
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ def _arrays_to_frame(arrays: dict[str, np.ndarray]) -> pd.DataFrame:
     frame = pd.concat([_array_to_frame(array, name) for name, array in arrays.items()], axis=1)
     if all(array.ndim < 3 for array in arrays.values()):
         return frame
-    return _with_classes(frame.rename(columns={plural: one for one, plural in _PLURAL.items()}))
+    return _with_classes(frame.rename(columns={many: one for one, many in _PLURAL.items() if one not in frame}))
 
 
 def _images(array: np.ndarray) -> pd.Series:
@@ -215,10 +215,29 @@ def _write_png(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
     write_png(png_grid(channels_first, math.ceil(len(levels) ** 0.5)), stream)
 
 
+def _in_archive(name: Any, names: Collection[Any]) -> str:
+    """The name of a column's array: a plural, unless another column is called so."""
+    plural = _PLURAL.get(str(name), str(name))
+    return str(name) if plural in names else plural
+
+
+def _array(series: pd.Series) -> np.ndarray:
+    """A column as an array; nothing in place of a text that is missing."""
+    array = np.array(series.tolist())
+    return array if array.dtype != object else np.array([str(v) if pd.notna(v) else "" for v in series])
+
+
+def _write_arrays(arrays: Mapping[str, np.ndarray], stream: io.BufferedIOBase) -> None:
+    """What `np.savez` does, for arrays of any name, and none of objects."""
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
 def _write_npz(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
     if any(_is_images(series) for _, series in frame.items()):
-        columns: dict[str, Any] = {str(name): np.array(series.tolist()) for name, series in frame.items()}
-        np.savez(stream, **{_PLURAL.get(name, name): array for name, array in columns.items()})
+        _write_arrays({_in_archive(name, frame.columns): _array(series) for name, series in frame.items()}, stream)
         return
     np.savez(stream, X=_numeric(frame), columns=np.array(frame.columns, dtype=str))
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from numpy.typing import NDArray
 
-from isthmus.data.tables.sizes import read_unpacked
+from isthmus.data.tables.sizes import check_unpacked, read_unpacked
 from isthmus.data.tables.wording import one_line
 from isthmus.errors import InputError
 
@@ -101,7 +101,7 @@ def read_images(folder: Path) -> tuple[UInt8[np.ndarray, "n channels h w"], list
         (n, channels, height, width), and the name of each image's sub-folder, nothing where it has none.
 
     Raises:
-        InputError: a file is no image of 8 bits, or of another size than the first.
+        InputError: a file is no image of 8 bits, or of another size than the first; or all unpack to too much.
 
     Example:
         >>> import tempfile
@@ -115,7 +115,11 @@ def read_images(folder: Path) -> tuple[UInt8[np.ndarray, "n channels h w"], list
     files = list(image_files(folder))
     if not files:
         raise InputError(f"expected images ({', '.join(SUFFIXES)}) in {folder}; got none; check the path")
-    images = [read_image(path) for path, _ in files]
+    images, unpacked = [], 0
+    for path, _ in files:
+        images.append(read_image(path))
+        unpacked += images[-1].nbytes
+        check_unpacked(unpacked, folder)
     first = images[0].shape[:2]
     for (path, _), image in zip(files, images, strict=True):
         if image.shape[:2] != first:
