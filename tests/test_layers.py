@@ -16,7 +16,7 @@ LEVELS = {
     3: {"volume"},
     4: {"flow"},
     5: {"flows", "density", "metrics", "data", "columns"},
-    6: {"objective", "model", "diagnostics", "features"},
+    6: {"objective", "model", "diagnostics", "features", "vetting"},
     7: {"recipe"},
     8: {"refit", "store"},
     9: {"runs"},

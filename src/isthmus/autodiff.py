@@ -10,21 +10,31 @@ product with a batch of vectors gives one product per row. `f'(x)` is the m x n 
 All three share one primal pass between many vectors, and compile under `torch.compile(fullgraph=True)`. Attention runs
 through its mathematical kernel, the only one with a forward-mode rule. Where an operator has no forward-mode rule, or
 refuses to be transformed by `torch.func` at all, both products are computed by ordinary reverse-mode autograd instead:
-the same numbers, at a higher price.
+the same numbers, at a higher price. A map that calls `reverse_only` on its argument is never transformed either.
 
-`pull` and `jacobian` are differentiable again. So is `push`, but not through LayerNorm and InstanceNorm: torch takes
-their statistics for constants when it differentiates a forward-mode product (pytorch issues 196700 and 198017), and
-says nothing. Therefore nothing in this library differentiates a tangent.
+`pull` and `jacobian` are differentiable again. So is `push`, but not through every operator: when torch (2.13.0, CPU)
+differentiates a forward-mode product it says nothing and returns
+
+* through LayerNorm, InstanceNorm and BatchNorm on batch statistics a gradient that takes the statistics for constants,
+  off by 57 to 131 % (pytorch issues 196700 and 198017); GroupNorm and RMSNorm are right;
+* through `logdet`, `det` and `householder_product` a wrong one, through `slogdet` zero, through `cumprod` of zeros NaN.
+
+Therefore nothing in this library differentiates a tangent: the whole Jacobian, where gradients are recorded, is taken
+in reverse mode. The product itself is wrong through `scatter_reduce` by products and `cholesky_inverse`, which
+`isthmus.vetting` finds before a user's own modules are trained. `torch.special`'s Bessel functions have no gradient at
+all, `det` has gradient zero where it is exactly 0, and the second derivative of `weight_norm` in its parameters is
+wrong: these concern a map as such, and no product made of it can be right.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["jacobian", "pull", "pullback", "push"]
+__all__ = ["jacobian", "pull", "pullback", "push", "reverse_only"]
 
 Map = Callable[[Tensor], Tensor]
 
@@ -141,6 +151,39 @@ def jacobian(
     y, transpose = pullback(f, x)
     m = y.shape[1]
     return y, torch.cat([transpose(w) for w in _basis(m, x).split(chunk or m)]).permute(1, 0, 2)
+
+
+class _ReverseOnly(torch.autograd.Function):
+    """The identity, without a rule for forward mode."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        """Return the argument."""
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return the gradient."""
+        return gradient
+
+
+def reverse_only(x: Tensor) -> Tensor:
+    """Return x itself, so that what is computed of it is never differentiated in forward mode.
+
+    Args:
+        x: argument of a map, of any shape.
+
+    Example:
+        >>> push(lambda x: reverse_only(x).sin(), torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]))[1].detach()
+        tensor([[1., 2.]])
+    """
+    return _ReverseOnly.apply(x)
 
 
 def _basis(size: int, x: Float[Tensor, "batch n"]) -> Float[Tensor, "size batch size"]:

@@ -39,6 +39,7 @@ from isthmus.store import Fitted, versions
 from isthmus.supports import SUPPORTS, Euclidean
 from isthmus.sweep import judges, short_fit, start_latent_dim, sweep_latent_dim
 from isthmus.training import History, LongRows, Split, single_thread, train
+from isthmus.vetting import vet
 
 __all__ = ["fit", "rows_again"]
 
@@ -441,6 +442,7 @@ def _fitting(flow: Flow, rows: Rows) -> Flow:
             f"expected a flow for {D} columns that vary and {C} context columns; got one for {flow.data_dim} and "
             f"{flow.context_dim}; build it for these"
         )
+    vet(flow)
     return flow
 
 

@@ -30,6 +30,7 @@ from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from isthmus import latents
+from isthmus.autodiff import reverse_only
 from isthmus.errors import InputError
 from isthmus.networks import start_at_principal_components
 from isthmus.rows import Context, Rows
@@ -297,6 +298,7 @@ class NetworkFlow(LearnedManifold):
 
     Attributes:
         levels: a buffer, (L,), or None.
+        forward_mode: whether products with Jacobians may be computed in forward mode; see `isthmus.vetting`.
 
     Warns:
         UserWarning: a ReLU (no second derivative; training is unstable) or a BatchNorm in training mode (rows
@@ -315,7 +317,7 @@ class NetworkFlow(LearnedManifold):
     ) -> None:
         super().__init__(data_dim, latent_dim, context_dim, latent)
         self.levels = torch.tensor(levels, dtype=torch.get_default_dtype()) if levels else None
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder, self.decoder, self.forward_mode = encoder, decoder, True
         for layer in (*encoder.modules(), *decoder.modules()):
             _warn_of(layer)
 
@@ -350,7 +352,7 @@ class NetworkFlow(LearnedManifold):
 
     def _applied(self, network: nn.Module, x: Tensor, c: Context) -> Tensor:
         """Return what a network makes of rows, told the context and the levels, in its own precision."""
-        c = self.told(c, x.shape[0])
+        c, x = self.told(c, x.shape[0]), x if self.forward_mode else reverse_only(x)
         own = next((parameter.dtype for parameter in network.parameters()), x.dtype)
         if own == x.dtype:
             return network(x) if c is None else network(x, c)

@@ -57,6 +57,7 @@ from isthmus.store.formats import (
     read_figures,
 )
 from isthmus.store.tensors import Budget, Header, read_header, read_tensors, stored
+from isthmus.vetting import vet
 
 __all__ = ["FORMAT", "MIGRATIONS", "Fitted", "append_row", "check_output", "holds", "load", "save", "versions"]
 
@@ -334,7 +335,9 @@ def _check_widths(config: Config, header: Header, folder: Path) -> None:
 
 
 def _build(config: Config, recipe: Recipe, flow: Flow | None) -> Model:
-    if not config.custom or flow is None:
+    if config.custom and flow is not None:
+        vet(flow)
+    else:
         flow = recipe.build_flow(config.data_dim, config.latent_dim, config.context_dim)
     if config.latent.kind != "as trained" and isinstance(flow, Injection):
         flow.latent = config.latent.build(LATENTS, config.latent_dim, config.context_dim)
