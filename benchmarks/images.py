@@ -1,7 +1,7 @@
 """Measures of models of images: what their samples and reconstructions look like, and which images they find unlikely.
 
-An image is judged by features of an extractor of `isthmus.features`, one for all runs on a set: a recogniser trained on
-the labelled training images is kept in `build/recognisers`, and its checksum stands in every row of results. Images
+An image is judged by features of an extractor of `features.py`, one for all runs on a set: a recogniser trained on the
+labelled training images is kept in `build/recognisers`, and its checksum stands in every row of results. Images
 that a model makes are clipped to the range of pixels first. There are as many samples as test images, for precision and
 recall depend on the numbers; `_floor` is what as many training images score.
 """
@@ -19,14 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.experiments.setting import Row, Spec, Value, finite
-from benchmarks.fits import context, cost, dataset, fitted, refitted, thinned
-from benchmarks.rivals import maf, nsf
-from benchmarks.sets import Split
-from isthmus.data import Dataset
-from isthmus.data.images import Pixels
-from isthmus.data.tables.pictures import grey_levels, png_grid, write_png
-from isthmus.errors import InputError
-from isthmus.features import (
+from benchmarks.features import (
     Classifier,
     Extractor,
     PrincipalComponents,
@@ -35,6 +28,13 @@ from isthmus.features import (
     load_inception,
     train_recogniser,
 )
+from benchmarks.fits import context, cost, dataset, fitted, refitted, thinned
+from benchmarks.rivals import maf, nsf
+from benchmarks.sets import Split
+from isthmus.data import Dataset
+from isthmus.data.images import Pixels
+from isthmus.data.tables.pictures import grey_levels, png_grid, write_png
+from isthmus.errors import InputError
 from isthmus.flow import Context
 from isthmus.metrics import fid_like, inception_score, precision_recall, reconstruction_mse
 from isthmus.model import Model

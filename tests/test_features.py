@@ -8,14 +8,7 @@ import types
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from sklearn.datasets import load_digits
-from torch import nn
-
-from isthmus.data import DATASETS
-from isthmus.data.fetch import data_folder
-from isthmus.errors import InputError
-from isthmus.features import (
+from benchmarks.features import (
     Extractor,
     Inception,
     PrincipalComponents,
@@ -25,6 +18,13 @@ from isthmus.features import (
     load_inception,
     train_recogniser,
 )
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+from torch import nn
+
+from isthmus.data import DATASETS
+from isthmus.data.fetch import data_folder
+from isthmus.errors import InputError
 from isthmus.metrics import fid_like, inception_score, precision_recall
 
 SMALL = RecogniserRecipe(steps=250, batch_size=64, width=16, dim=32, shift=0)

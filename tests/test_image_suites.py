@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import images
+from benchmarks.features import PrincipalComponents
 from benchmarks.fits import dataset
 from benchmarks.images import Judge, auroc, extractor
 from benchmarks.measures import MEASURES
@@ -18,7 +19,6 @@ from sklearn.metrics import roc_auc_score
 from isthmus.data import DATASETS, Dataset
 from isthmus.data.tables.pictures import read_image
 from isthmus.errors import InputError
-from isthmus.features import PrincipalComponents
 
 COMPONENTS = {
     "flow": {"latent_dim": 5, "network": {"kind": "linear"}},

@@ -16,7 +16,7 @@ LEVELS = {
     3: {"volume"},
     4: {"flow"},
     5: {"flows", "density", "metrics", "data", "columns"},
-    6: {"objective", "model", "diagnostics", "features", "vetting"},
+    6: {"objective", "model", "diagnostics", "vetting"},
     7: {"recipe"},
     8: {"refit", "store"},
     9: {"runs"},
@@ -44,7 +44,6 @@ HEAVY = {
     "tornado": {"explorer"},
     "PIL": {"data", "explorer"},
     "torchvision": {"data"},
-    "torch_fidelity": {"features"},
     "ray": {"parts"},
 }
 

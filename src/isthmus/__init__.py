@@ -7,16 +7,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isthmus.density import Ambient, ComponentNoise, IsotropicNoise
+    from isthmus.density import NOISES, Ambient, ComponentNoise, Density, IsotropicNoise, LowRankNoise, Own
     from isthmus.errors import InputError
     from isthmus.estimator import InjectiveFlow, InjectiveFlowDetector
     from isthmus.fitting import fit
-    from isthmus.flow import Flow
-    from isthmus.flows import FLOWS, FreeFormFlow, RectangularFlow
+    from isthmus.flow import Flow, Injection, LearnedManifold
+    from isthmus.flows import FLOWS, BijectiveFlow, FreeFormFlow, RectangularFlow, VariationalFlow
+    from isthmus.latents import LATENTS
+    from isthmus.metrics import METRICS
     from isthmus.model import Model
-    from isthmus.objective import OBJECTIVES, ExactLikelihood, FreeForm, Reconstruction, RectangularLikelihood
+    from isthmus.networks import NETWORKS
+    from isthmus.objective import (
+        OBJECTIVES,
+        ExactLikelihood,
+        FreeForm,
+        Likelihood,
+        Objective,
+        Reconstruction,
+        RectangularLikelihood,
+        Regularised,
+        Variational,
+        Wasserstein,
+    )
     from isthmus.recipe import Recipe
-    from isthmus.store import load, save
+    from isthmus.rows import Rows
+    from isthmus.store import Fitted, load, save
+    from isthmus.supports import MEASURES, SUPPORTS, Categories, Euclidean, Product, Sphere, Support
     from isthmus.training import train
     from isthmus.volume import ESTIMATORS, Surrogate, Volume
 
@@ -25,24 +41,49 @@ if TYPE_CHECKING:
 __all__ = [
     "ESTIMATORS",
     "FLOWS",
+    "LATENTS",
+    "MEASURES",
+    "METRICS",
+    "NETWORKS",
+    "NOISES",
     "OBJECTIVES",
+    "SUPPORTS",
     "Ambient",
+    "BijectiveFlow",
+    "Categories",
     "ComponentNoise",
+    "Density",
+    "Euclidean",
     "ExactLikelihood",
+    "Fitted",
     "Flow",
     "FreeForm",
     "FreeFormFlow",
+    "Injection",
     "InjectiveFlow",
     "InjectiveFlowDetector",
     "InputError",
     "IsotropicNoise",
+    "LearnedManifold",
+    "Likelihood",
+    "LowRankNoise",
     "Model",
+    "Objective",
+    "Own",
+    "Product",
     "Recipe",
     "Reconstruction",
     "RectangularFlow",
     "RectangularLikelihood",
+    "Regularised",
+    "Rows",
+    "Sphere",
+    "Support",
     "Surrogate",
+    "Variational",
+    "VariationalFlow",
     "Volume",
+    "Wasserstein",
     "fit",
     "load",
     "save",
@@ -50,18 +91,71 @@ __all__ = [
 ]
 
 _MODULES = {
-    "density": ("Ambient", "ComponentNoise", "IsotropicNoise"),
+    "density": (
+        "NOISES",
+        "Ambient",
+        "ComponentNoise",
+        "Density",
+        "IsotropicNoise",
+        "LowRankNoise",
+        "Own",
+    ),
     "errors": ("InputError",),
-    "estimator": ("InjectiveFlow", "InjectiveFlowDetector"),
+    "estimator": (
+        "InjectiveFlow",
+        "InjectiveFlowDetector",
+    ),
     "fitting": ("fit",),
-    "flow": ("Flow",),
-    "flows": ("FLOWS", "FreeFormFlow", "RectangularFlow"),
+    "flow": (
+        "Flow",
+        "Injection",
+        "LearnedManifold",
+    ),
+    "flows": (
+        "FLOWS",
+        "BijectiveFlow",
+        "FreeFormFlow",
+        "RectangularFlow",
+        "VariationalFlow",
+    ),
+    "latents": ("LATENTS",),
+    "metrics": ("METRICS",),
     "model": ("Model",),
-    "objective": ("OBJECTIVES", "ExactLikelihood", "FreeForm", "RectangularLikelihood", "Reconstruction"),
+    "networks": ("NETWORKS",),
+    "objective": (
+        "OBJECTIVES",
+        "ExactLikelihood",
+        "FreeForm",
+        "Likelihood",
+        "Objective",
+        "Reconstruction",
+        "RectangularLikelihood",
+        "Regularised",
+        "Variational",
+        "Wasserstein",
+    ),
     "recipe": ("Recipe",),
-    "store": ("load", "save"),
+    "rows": ("Rows",),
+    "store": (
+        "Fitted",
+        "load",
+        "save",
+    ),
+    "supports": (
+        "MEASURES",
+        "SUPPORTS",
+        "Categories",
+        "Euclidean",
+        "Product",
+        "Sphere",
+        "Support",
+    ),
     "training": ("train",),
-    "volume": ("ESTIMATORS", "Surrogate", "Volume"),
+    "volume": (
+        "ESTIMATORS",
+        "Surrogate",
+        "Volume",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

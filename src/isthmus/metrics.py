@@ -7,9 +7,9 @@ numbers sees a density: report them beside likelihood and reconstruction, never 
 
 A new metric is a function of this shape and one line in `METRICS`.
 
-Images are judged by their features, see `isthmus.features`: `fid_like` of features is the Frechet distance of the
-literature. Two functions are of another shape, and not in `METRICS`: `precision_recall` gives two numbers, and
-`inception_score` takes probabilities of classes and no reference.
+Images are judged by their features, of which `benchmarks/features.py` has extractors: `fid_like` of features is the
+Frechet distance of the literature. Two functions are of another shape, and not in `METRICS`: `precision_recall` gives
+two numbers, and `inception_score` takes probabilities of classes and no reference.
 """
 
 import math

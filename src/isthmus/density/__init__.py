@@ -64,5 +64,5 @@ def as_trained(flow: Flow, rows: Rows) -> Density:
     if not isinstance(flow, LearnedManifold):
         return Own(flow)
     residuals = rows.x - rows.map(flow.reconstruct)
-    sigma = flow.sigma(float(residuals.square().sum(1).mean()))
+    sigma = flow.sigma(float(residuals.square().sum(1).mean().detach()))
     return Ambient(flow, IsotropicNoise(flow.data_dim, sigma).to(rows.x))

@@ -107,6 +107,7 @@ def tangent(flow: Injection, x: Float[Tensor, "batch D"], c: Context = None) -> 
         A `Tangent`.
 
     Example:
+        >>> from torch import nn
         >>> from isthmus.flows import FreeFormFlow
         >>> flow = FreeFormFlow(nn.Linear(3, 2), nn.Linear(2, 3), data_dim=3, latent_dim=2)
         >>> tangent(flow, torch.zeros(5, 3)).J.shape
@@ -150,6 +151,7 @@ class Ambient(Density):
 
     Example:
         >>> from isthmus.flows import FreeFormFlow
+        >>> from isthmus.density.noise import IsotropicNoise
         >>> from isthmus.networks import mlp_pair
         >>> flow = FreeFormFlow(*mlp_pair(3, 1), data_dim=3, latent_dim=1)
         >>> ambient = Ambient(flow, IsotropicNoise(3, sigma=0.1))
