@@ -91,7 +91,7 @@ def _plain_column(column: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray:
 
 
 def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
-    """Return a table of pandas; dates become timestamps.
+    """Return a table of pandas; dates become timestamps, and an index columns, unless it only counts.
 
     Raises:
         ValueError: as `plain_schema`.
@@ -101,7 +101,9 @@ def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
         (2, 1)
     """
     frame = plain(table).to_pandas(date_as_object=False)
-    return frame.reset_index(drop=not any(frame.index.names))
+    if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None:
+        return frame.reset_index(drop=True)
+    return frame.reset_index(names=[name or f"__index_level_{i}__" for i, name in enumerate(frame.index.names)])
 
 
 def text_columns(schema: pa.Schema) -> list[str]:
