@@ -41,6 +41,7 @@ from isthmus.levels import Levels, Range
 from isthmus.networks import NETWORKS, Count
 from isthmus.objective import OBJECTIVES, Objective
 from isthmus.pipes import is_pipe, read_pipe
+from isthmus.resources import check_devices, check_networks
 
 __all__ = ["Part", "Recipe"]
 
@@ -381,6 +382,25 @@ class Recipe(_Record):
             record[section] = {**record[section], **values} if isinstance(values, Mapping) else values
         return _validated(type(self), record, "recipe")
 
+    def check_machine(self) -> None:
+        """Refuse, before any work, more devices than this machine has, and networks that cannot fit into its memory.
+
+        Not when a recipe is read, since that of a model may come from a larger machine.
+
+        Raises:
+            InputError: it has less.
+        """
+        check_devices(self.training.devices, self.training.accelerator)
+        self._check_networks()
+
+    def _check_networks(self) -> None:
+        parts = {
+            "flow": self.flow._typed(FLOWS, "flow"),
+            "flow.network": self.flow.network._typed(NETWORKS, "network"),
+            "flow.latent": self.flow.latent._typed(LATENTS, "latent"),
+        }
+        check_networks({key: part.model_dump(exclude={"network", "latent"}) for key, part in parts.items()})
+
     def build_objective(self) -> Objective:
         """The objective that the recipe names."""
         return self.objective.build(OBJECTIVES)
@@ -391,6 +411,7 @@ class Recipe(_Record):
 
     def build_flow(self, data_dim: int, latent_dim: int, context_dim: int = 0) -> Flow:
         """The untrained flow that the recipe names, for D columns, d latent dimensions and C context columns."""
+        self._check_networks()
         dims = (data_dim, latent_dim, context_dim)
         kind = FLOWS[self.flow.kind]
         if not issubclass(kind, NetworkFlow):
