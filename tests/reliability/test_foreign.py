@@ -207,8 +207,9 @@ def test_no_verb_writes_over_what_exists_or_over_its_input(made, tmp_path, times
 # ------------------------------------------------------------------------------------ folders of runs
 
 WRITTEN = [
-    *("run.json", "recipe.yaml", "table.csv", "decisions.json", "checkpoint.ckpt", "log.csv", "lock"),
-    *("events.out.tfevents.1", "curved", "straight", "latent_dim_2", "curved/log.csv", "latent_dim_2/checkpoint.ckpt"),
+    *("run.json", "recipe.yaml", "table.csv", "decisions.json", "checkpoint.ckpt", "log.csv", "hparams.yaml"),
+    *("lock", "events.out.tfevents.1", "curved", "straight", "latent_dim_2", "curved/log.csv"),
+    "latent_dim_2/checkpoint.ckpt",
 ]
 KINDS = {
     "link to a file": lambda path, home: path.symlink_to(home / "victim"),
