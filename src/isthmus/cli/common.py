@@ -58,6 +58,9 @@ def _decimal_mark(text: str) -> str:
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Table with the columns of the fit; - for standard input.")]
+TableIfAny = Annotated[
+    str | None, typer.Argument(metavar="[TABLE]", help="Rows to judge it on, or to show; - for standard input.")
+]
 Tables = Annotated[
     list[str],
     typer.Argument(

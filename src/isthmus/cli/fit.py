@@ -47,48 +47,58 @@ _REPORT_SECONDS, _REPORT_SHARE = 4.0, 0.03  # of the time; where less is left, t
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+_Table = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TABLE", help="Rows to learn from; - for CSV on standard input. Or Parquet files or folders."
+    ),
+]
+_ModelOut = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")
+]
+_LatentDim = Annotated[
+    str | None, typer.Option(metavar="N|auto", help="Dimensions of the manifold; auto estimates them.")
+]
+_Target = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COL[,COL]", help="Columns to condition on; the others are learnt given these. Repeatable."),
+]
+_RecipeFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in YAML.")]
+_Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting of the recipe. Repeatable.")
+]
+_FitSeed = Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")]
+_MaxTime = Annotated[str | None, typer.Option(metavar="TIME", help="Longest time of it all: 90s, 5m or 1h.")]
+_Devices = Annotated[
+    int | None, typer.Option(metavar="N", help="Accelerators, or processes of the CPU, to train on.", min=1)
+]
+_ForceModel = Annotated[
+    bool, typer.Option("--force", help="Replace the model, or give up the unfinished fit, that is already there.")
+]
+_NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html and no pictures into the folder.")]
+_Resume = Annotated[
+    Path | None, typer.Option(metavar="MODEL.run", help="Go on with an interrupted fit; takes no TABLE.")
+]
+
+
 @app.command(epilog="Example: isthmus fit measurements.csv -o model --latent-dim 5 --max-time 10m")
 def fit(
-    table: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TABLE", help="Rows to learn from; - for CSV on standard input. Or Parquet files or folders."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")
-    ] = None,
-    latent_dim: Annotated[
-        str | None, typer.Option(metavar="N|auto", help="Dimensions of the manifold; auto estimates them.")
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COL[,COL]", help="Columns to condition on; the others are learnt given these. Repeatable."
-        ),
-    ] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in YAML.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting of the recipe. Repeatable.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
-    max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest time of it all: 90s, 5m or 1h.")] = None,
+    table: _Table = None,
+    output: _ModelOut = None,
+    latent_dim: _LatentDim = None,
+    target: _Target = None,
+    recipe: _RecipeFile = None,
+    settings: _Settings = None,
+    seed: _FitSeed = None,
+    max_time: _MaxTime = None,
     missing: Missing = None,
     decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     stream: AsStream = False,
-    devices: Annotated[
-        int | None, typer.Option(metavar="N", help="Accelerators, or processes of the CPU, to train on.", min=1)
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the model, or give up the unfinished fit, that is already there.")
-    ] = False,
-    no_report: Annotated[
-        bool, typer.Option("--no-report", help="Write no report.html and no pictures into the folder.")
-    ] = False,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="MODEL.run", help="Go on with an interrupted fit; takes no TABLE.")
-    ] = None,
+    devices: _Devices = None,
+    force: _ForceModel = False,
+    no_report: _NoReport = False,
+    resume: _Resume = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -116,35 +126,39 @@ def fit(
     With --max-time everything from reading the table to the report is to be done by then: short trials are left out
     first, training takes what is left, and density, checks and report make do with fewer rows.
     """
-    started = time.monotonic()
+    started, overrides = time.monotonic(), _overrides(latent_dim, seed, max_time, devices)
+    reading = {"missing": missing or [], "decimal": decimal, "max_unpacked": max_unpacked}
+    if resume is not None:
+        beside: dict[str, Any] = {
+            "TABLE": table,
+            "-o": output,
+            "--target": target,
+            "--recipe": recipe,
+            "--set": settings,
+        }
+        beside |= {"--no-report": no_report, "--stream": stream, "--missing": missing, "--decimal": decimal}
+        beside |= {"--max-unpacked": max_unpacked is not None}
+        _refuse_beside_resume([*overrides, *(name for name, value in beside.items() if value)], resume)
+        _check_table(resume)
+    elif table and output is not None:
+        check_model_output(output, [*table, *([recipe] if recipe else [])], force=force)
+        command = {"targets": target or [], "force": force, "report": not no_report, **reading}
+        tables = table if is_long(table, stream=stream) else table[0]
+        run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
+    else:
+        raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
+    _go_on(resume or run_dir, as_json=as_json, new=resume is None, force=force, started=started)
+
+
+def _overrides(latent_dim: str | None, seed: int | None, max_time: str | None, devices: int | None) -> list[str]:
+    """Return the settings of the recipe that have an option of their own, as `--set` takes them."""
     options = {
         "flow.latent_dim": _latent_dim(latent_dim),
         "seed": seed,
         "training.max_time": _seconds(max_time),
         "training.devices": devices,
     }
-    overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
-    if resume is not None:
-        others = {"TABLE": table, "-o": output, "--target": target, "--recipe": recipe, "--set": settings}
-        flags = {
-            "--no-report": no_report,
-            "--stream": stream,
-            "--missing": missing,
-            "--decimal": decimal,
-            "--max-unpacked": max_unpacked is not None,
-        }
-        _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
-        _check_table(resume)
-        _go_on(resume, as_json=as_json, new=False, force=force, started=started)
-    elif not table or output is None:
-        raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
-    else:
-        command = {"targets": target or [], "force": force, "report": not no_report, "max_unpacked": max_unpacked}
-        command |= {"missing": missing or [], "decimal": decimal}
-        tables = table if is_long(table, stream=stream) else table[0]
-        check_model_output(output, [*table, *([recipe] if recipe else [])], force=force)
-        run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
-        _go_on(run_dir, as_json=as_json, new=True, force=force, started=started)
+    return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
 def _begin(table: str | list[str], output: Path, recipe: "Recipe", command: Mapping[str, Any]) -> Path:
