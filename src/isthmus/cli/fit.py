@@ -234,7 +234,6 @@ def _go_on(run_dir: Path, *, as_json: bool, new: bool, force: bool, started: flo
         if not runs.read_record(run_dir).saving:  # else a model that is there may be what comes of this run
             check_output(folder, force=force)
         recipe = Recipe.read(run_dir / "recipe.yaml")
-        recipe.check_machine()  # it may have been begun on another
         deadline = Deadline(recipe.training.max_time, started=started)
         fitted, frame = _fitted(run_dir, command, recipe, deadline, as_json=as_json)
         runs.note(run_dir, saving=True)
