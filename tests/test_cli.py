@@ -87,11 +87,19 @@ def folder(tmp_path_factory):
     write_table(numbers(), folder / "numbers.parquet")
     done("fit", folder / "mixed.csv", "-o", folder / "mixed", "--latent-dim", 2, *SHORT)
     done("fit", folder / "numbers.parquet", "-o", folder / "numbers", "--latent-dim", 1, *SHORT)
-    done("fit", folder / "mixed.csv", "-o", folder / "given", "--target", "colour,k", "--set", "training.max_steps=200")
+    done("fit", folder / "mixed.csv", "-o", folder / "given", "--given", "colour,k", "--set", "training.max_steps=200")
     return folder
 
 
 # ------------------------------------------------------------------------------------ happy paths
+
+
+def test_the_former_name_of_given_is_understood_and_says_so(tmp_path):
+    mixed().to_csv(tmp_path / "mixed.csv", index=False)
+    short = ("--set", "training.max_steps=2", "--no-report")
+    result = done("fit", tmp_path / "mixed.csv", "-o", tmp_path / "m", "--target", "colour", "--given", "k", *short)
+    assert "--target is called --given" in result.err
+    assert [c.name for c in isthmus.load(tmp_path / "m").schema.columns if c.role == "context"] == ["k", "colour"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npy"])
@@ -385,8 +393,8 @@ MISTAKES = {
     "no time": fit("--max-time", "0s"),
     "no unit of time": fit("--max-time", "5 parsecs"),
     "no such recipe": fit("--recipe", "nope.yaml"),
-    "unknown target": fit("--target", "nope"),
-    "all are targets": fit("--target", "a,b", "--target", "k"),
+    "unknown target": fit("--given", "nope"),
+    "all are targets": fit("--given", "a,b", "--given", "k"),
     "an output that exists": lambda folder: ("fit", folder / "mixed.csv", "-o", folder / "mixed"),
     "an output that is no model": lambda folder: ("fit", folder / "mixed.csv", "-o", folder, "--force"),
     "no parent folder": lambda folder: ("fit", folder / "mixed.csv", "-o", folder / "no" / "new"),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from isthmus import InputError, cli
-from isthmus.cli.fit import _targets
+from isthmus.cli.fit import _names
 from isthmus.cli.rows import _given
 from isthmus.data.tables import Schema, read_table, write_table
 
@@ -42,7 +42,7 @@ def make_frame():
 def test_every_verb_with_names_that_look_like_others(tmp_path):
     frame, table, model = make_frame(), tmp_path / "t.parquet", tmp_path / "model"
     write_table(frame, table)
-    code, _, err = run("fit", table, "-o", model, "--target", "t,t=u", *SHORT)
+    code, _, err = run("fit", table, "-o", model, "--given", "t,t=u", *SHORT)
     assert code == 0, err
     for verb in ("score", "encode"):
         code, _, err = run(verb, model, table, "-o", tmp_path / f"{verb}.parquet")
@@ -96,7 +96,7 @@ def test_a_given_value_without_a_name_or_twice_is_refused(texts, names):
     ],
 )
 def test_targets_may_have_commas_in_their_names(texts, columns, targets):
-    assert _targets(texts, columns) == targets
+    assert _names(texts, columns) == targets
 
 
 @pytest.mark.parametrize("name", ["z0", "z1", "note"])

@@ -54,7 +54,7 @@ def made(tmp_path_factory):
         folder.mkdir(parents=True, exist_ok=True)
         write_png(image, folder / f"{k:02}.png")
     np.savez(root / "images.npz", images=images, labels=label)
-    run("fit", root / "images", "-o", root / "model", "--target", "label", "--no-report", *SMALL)
+    run("fit", root / "images", "-o", root / "model", "--given", "label", "--no-report", *SMALL)
     return root
 
 

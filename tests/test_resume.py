@@ -430,7 +430,7 @@ def weights(model):
 
 
 def test_a_command_goes_on_to_the_same_model(command, monkeypatch, tmp_path):
-    fit_it = ("fit", "table.csv", "-o", "model", "--target", "k", "--seed", 5, *OPTIONS)
+    fit_it = ("fit", "table.csv", "-o", "model", "--given", "k", "--seed", 5, *OPTIONS)
     code, _, said = interrupted(monkeypatch, lambda: command(*fit_it))
     assert (code, said.splitlines()[-1]) == (130, "isthmus: interrupted; `isthmus fit --resume model.run` goes on")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.run", "table.csv"]

@@ -326,7 +326,7 @@ def test_a_stream_has_its_own_context(folder):
 
 
 def test_the_command_line_fits_long_tables(folder, tmp_path, capsys):
-    arguments = ["fit", str(folder), "-o", str(tmp_path / "model"), "--target", "colour", "--latent-dim", "2"]
+    arguments = ["fit", str(folder), "-o", str(tmp_path / "model"), "--given", "colour", "--latent-dim", "2"]
     settings = [f"--set={key}" for key in ("training.max_steps=20", "columns.heavy_tails=false")]
     assert cli.main([*arguments, *settings, "--no-report"]) == 0
     assert "3,233" in capsys.readouterr().out

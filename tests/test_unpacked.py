@@ -10,6 +10,7 @@ import pytest
 
 from isthmus import cli
 from isthmus.data.tables import Parquet, read_table
+from isthmus.data.tables.ipc import unpacked_batches
 from isthmus.data.tables.pictures import write_png
 from isthmus.data.tables.sizes import MOST_UNPACKED, parse_size, shown_size
 from isthmus.errors import InputError
@@ -39,10 +40,13 @@ def numbers(path):
     parquet(path, pa.array(np.zeros(ROWS)))
 
 
-def feather(path):
-    table = pa.table({"a": np.zeros(ROWS)})
-    with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+def arrow(path, table, compression="zstd"):
+    with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         writer.write_table(table)
+
+
+def feather(path):
+    arrow(path, pa.table({"a": np.zeros(ROWS)}))
 
 
 BOMBS = {
@@ -70,6 +74,44 @@ def test_a_folder_of_images_is_bounded_as_a_whole(tmp_path):
     assert len(read_table(tmp_path, max_unpacked=MIB)) == 4
     with pytest.raises(InputError, match=r"to unpack to at most 768 KiB; got at least 1 MiB; .* --max-unpacked 2MiB"):
         read_table(tmp_path, max_unpacked=768 << 10)
+
+
+ARROW = {  # each unpacks to 64 MiB or more, in one batch
+    "numbers": lambda: pa.array(np.zeros(32 * ROWS)),
+    "text": lambda: pa.array(["x" * 1024]).take(pa.array(np.zeros(ROWS // 4, int))),
+    "a dictionary": lambda: pa.DictionaryArray.from_arrays([0, 0], pa.array(["x" * (64 << 20)])),
+    "runs": lambda: pa.RunEndEncodedArray.from_arrays(pa.array([32 * ROWS]), pa.array([0.5])),
+    "nothing": lambda: pa.nulls(32 * ROWS),
+}
+
+
+FRAMES = {"lz4": b"\x04\x22\x4d\x18", "zstd": b"\x28\xb5\x2f\xfd"}  # how what is compressed begins
+
+
+@pytest.mark.parametrize("compression", FRAMES)
+@pytest.mark.parametrize("name", ARROW)
+def test_an_arrow_file_of_one_batch_is_refused_before_it_is_unpacked(name, compression, tmp_path):
+    """Nothing in it can be unpacked, so whatever tries to would say something else."""
+    path = tmp_path / "t.arrow"
+    arrow(path, pa.table({"a": ARROW[name]()}), compression)
+    path.write_bytes(path.read_bytes().replace(FRAMES[compression], bytes(4)))
+    assert path.stat().st_size < MIB
+    with pytest.raises(InputError, match=r"to unpack to at most 8 MiB; got at least (32|64)\S* MiB; allow"):
+        read_table(path, max_unpacked=8 * MIB)
+    if name != "nothing":
+        with pytest.raises(InputError, match=r"got .*(LZ4|ZSTD).*; check that its content"):
+            read_table(path)
+
+
+def test_the_headers_of_an_arrow_file_tell_what_pyarrow_makes_of_it(tmp_path):
+    table = pa.table({"a": np.arange(999.0), "b": pa.array(["x", None, "yz"] * 333).dictionary_encode()})
+    table = table.append_column("c", pa.array(["a text", "another", ""] * 333))
+    for compression in (None, "lz4", "zstd"):
+        arrow(tmp_path / "t.arrow", table, compression)
+        batches = unpacked_batches(tmp_path / "t.arrow")
+        padding = 64 * 10  # bytes that end a buffer, of which there are 8
+        assert sum(batch.size for batch in batches) == pytest.approx(table.get_total_buffer_size(), abs=padding)
+        assert [batch.rows for batch in batches] == [2, 999]
 
 
 @pytest.mark.parametrize("verb", ["fit", "score", "encode", "decode", "evaluate", "report", "explore", "grids"])

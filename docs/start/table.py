@@ -88,14 +88,14 @@ pd.read_csv("codes.csv").head(3)
 # Text, missing values and conditions
 # -----------------------------------
 #
-# Columns may hold text, booleans, times and gaps. With ``--target`` the other columns are learned *given* one: here the
+# Columns may hold text, booleans, times and gaps. With ``--given`` the other columns are learned *given* one: here the
 # measurements given the diagnosis, with some of them missing.
 
 diagnosed = table.data.assign(diagnosis=benign.map({True: "benign", False: "malignant"}))
 diagnosed.iloc[::10, 1] = None
 diagnosed.to_csv("diagnosed.csv", index=False)
 
-isthmus("fit diagnosed.csv -o given --target diagnosis --latent-dim 6 --set training.max_steps=600 --no-report")
+isthmus("fit diagnosed.csv -o given --given diagnosis --latent-dim 6 --set training.max_steps=600 --no-report")
 isthmus("sample given -n 200 --given diagnosis=malignant -o made_up_malignant.csv")
 isthmus("sample given -n 200 --given diagnosis=benign -o made_up_benign.csv")
 

@@ -1,4 +1,10 @@
-"""The one family of errors that a user's input can cause; the command line turns each into one line and exit code 2."""
+"""The one family of errors that a user's input can cause; the command line turns each into one line and exit code 2.
+
+And the level of the log records that say what was done to a user's columns.
+"""
+
+NOTICE = 25
+"""Level of a log record between progress, `logging.INFO`, and a warning."""
 
 
 class InputError(ValueError):

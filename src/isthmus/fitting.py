@@ -23,7 +23,7 @@ from isthmus.data.tables import Schema, Stream, as_frame
 from isthmus.deadline import CHECKS, LEAST_TRAINING, REFIT, TRAINING, Deadline
 from isthmus.density import Density
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
-from isthmus.errors import InputError
+from isthmus.errors import NOTICE, InputError
 from isthmus.flow import Flow, Injection, LearnedManifold
 from isthmus.flows import FLOWS
 from isthmus.matrices import doubled, fingerprint, matrix, row_weights, rows_at_once
@@ -44,7 +44,6 @@ from isthmus.vetting import vet
 __all__ = ["fit", "rows_again"]
 
 _log = logging.getLogger(__name__)
-NOTICE = 25  # level of what was done to the user's columns: above progress, below warnings
 
 _REFIT_ROWS = 250_000  # from which principal components and densities are computed
 _STREAMED_REFIT_ROWS = 50_000  # a mixture of 128 on 250,000 rows takes 1.5 GB
@@ -117,7 +116,7 @@ def fit(
         for sentence in notes:
             _log.log(NOTICE, sentence)
         X, context = schema.encode(frame)
-        recipe = recipe.update(columns={"image": schema.image}) if schema.image else recipe
+        recipe = _of_images(recipe, schema) if schema.image else recipe
     elif given:
         raise InputError("expected a frame with named columns beside `given`; got numbers; pass `context` instead")
     table = _streamed(X, context, sample_weight) if isinstance(X, Stream) else _Table.of(X, context, sample_weight)
@@ -274,6 +273,14 @@ def _what(table: _Table, sample_weight: ArrayLike | Tensor | None, recipe: Recip
         "data": digest(fingerprint(*table.given), rows),
         "untrained flow": digest(*(weights_of(flow) if flow is not None else ())),
     }
+
+
+def _of_images(recipe: Recipe, schema: Schema) -> Recipe:
+    """Return the recipe for a table of images: with their shape, and convolutional networks unless others are named."""
+    chosen = "network" in recipe.flow.model_fields_set or recipe.flow.network is None
+    return recipe.update(
+        columns={"image": schema.image}, **({} if chosen else {"flow": {"network": {"kind": "convolutional"}}})
+    )
 
 
 def _supported(recipe: Recipe, table: _Table, flow: Flow | None) -> Recipe:

@@ -41,6 +41,7 @@ from isthmus.levels import Levels, Range
 from isthmus.networks import NETWORKS, Count
 from isthmus.objective import OBJECTIVES, Objective
 from isthmus.pipes import is_pipe, read_pipe
+from isthmus.resources import check_devices, check_networks
 from isthmus.supports import SUPPORTS, Support
 
 __all__ = ["Part", "Recipe"]
@@ -460,9 +461,13 @@ class Recipe(_Record):
             raise InputError(f"expected a recipe of at most {_LARGEST} characters at {path}; got more; shorten it")
         return cls.parse(text, settings)
 
-    def dump(self) -> str:
-        """The recipe as YAML text that `parse` reads back to an equal recipe."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+    def dump(self, *, whole: bool = True) -> str:
+        """Return the recipe as YAML text that `parse` reads back to an equal recipe.
+
+        Args:
+            whole: whether what was left to the defaults stands in it too.
+        """
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_unset=not whole), sort_keys=False)
 
     def update(self, **sections: Any) -> "Recipe":
         """Return a copy with some values replaced: `recipe.update(training={"max_steps": 100})`.
@@ -485,6 +490,24 @@ class Recipe(_Record):
             record[section] = {**record.get(section, {}), **values} if isinstance(values, Mapping) else values
         return _validated(type(self), record, "recipe")
 
+    def check_machine(self) -> None:
+        """Refuse, before any work, more devices than this machine has, and networks that cannot fit into its memory.
+
+        Not when a recipe is read, since that of a model may come from a larger machine.
+
+        Raises:
+            InputError: it has less.
+        """
+        check_devices(self.training.devices, self.training.accelerator)
+        self._check_networks()
+
+    def _check_networks(self) -> None:
+        flow, network, latent = self.flow, self.flow.network, self.flow.latent
+        parts = {"flow": flow._typed(FLOWS, "flow")}
+        parts |= {} if network is None else {"flow.network": network._typed(NETWORKS, "network")}
+        parts |= {} if latent is None else {"flow.latent": latent._typed(LATENTS, "latent")}
+        check_networks({key: part.model_dump(exclude={"network", "latent"}) for key, part in parts.items()})
+
     def build_objective(self) -> Objective:
         """Return the objective that the recipe names."""
         return self.objective.build(OBJECTIVES)
@@ -502,6 +525,7 @@ class Recipe(_Record):
 
         Every argument of its constructor that is no option of a recipe is given by its name.
         """
+        self._check_networks()
         kind, levels = FLOWS[self.flow.kind], self.build_levels()
         told = (data_dim, latent_dim, context_dim + len(levels))
         given: dict[str, Any] = {"data_dim": data_dim, "latent_dim": latent_dim, "context_dim": context_dim}

@@ -68,10 +68,9 @@ class Command(BaseModel):
     arguments: list[str]
     table: str | list[str] | None
     sha256: str | None
-    targets: list[str]
+    given: list[str]
     force: bool
     report: bool
-    network_named: bool
     max_unpacked: int | None = None
     missing: list[str] = []
     decimal: Literal["", ".", ","] = ""
@@ -455,7 +454,7 @@ def begin(run_dir: Path, command: Command, files: Mapping[str, bytes]) -> None:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp()) / "iris.run"
         >>> command = Command(
-        ...     arguments=[], table="a.csv", sha256=None, targets=[], force=False, report=True, network_named=False
+        ...     arguments=[], table="a.csv", sha256=None, given=[], force=False, report=True
         ... )
         >>> begin(folder, command, {"recipe.yaml": b""})
         >>> command_of(folder).table

@@ -207,8 +207,9 @@ def test_no_verb_writes_over_what_exists_or_over_its_input(made, tmp_path, times
 # ------------------------------------------------------------------------------------ folders of runs
 
 WRITTEN = [
-    *("run.json", "recipe.yaml", "table.csv", "decisions.json", "checkpoint.ckpt", "log.csv", "lock"),
-    *("events.out.tfevents.1", "curved", "straight", "latent_dim_2", "curved/log.csv", "latent_dim_2/checkpoint.ckpt"),
+    *("run.json", "recipe.yaml", "table.csv", "decisions.json", "checkpoint.ckpt", "log.csv", "hparams.yaml"),
+    *("lock", "events.out.tfevents.1", "curved", "straight", "latent_dim_2", "curved/log.csv"),
+    "latent_dim_2/checkpoint.ckpt",
 ]
 KINDS = {
     "link to a file": lambda path, home: path.symlink_to(home / "victim"),
@@ -224,7 +225,7 @@ def prepared(home, made, name, kind):
     (home / "victim").write_text("dear to me")
     (home / "victims").mkdir()
     (home / "victims" / "log.csv").write_text("dear to me")
-    command = {"arguments": [], "targets": [], "force": True, "report": False, "network_named": False}
+    command = {"arguments": [], "given": [], "force": True, "report": False}
     table = str(made / "table.csv")
     runs.begin(
         home / "model.run", runs.Command(**command, table=table, sha256=None), {"recipe.yaml": QUICK.dump().encode()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isthmus.errors import InputError
+from isthmus.errors import NOTICE, InputError
 
 if TYPE_CHECKING:
     from isthmus.data.tables import Schema
@@ -58,6 +58,9 @@ def _decimal_mark(text: str) -> str:
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `isthmus fit` wrote.")]
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Table with the columns of the fit; - for standard input.")]
+TableIfAny = Annotated[
+    str | None, typer.Argument(metavar="[TABLE]", help="Rows to judge it on, or to show; - for standard input.")
+]
 Tables = Annotated[
     list[str],
     typer.Argument(
@@ -143,6 +146,9 @@ class _Lines(logging.Handler):
         """Print one record, or not."""
         if record.levelno >= logging.WARNING:
             say(f"isthmus: warning: {record.getMessage()}")
+            return
+        if record.levelno == NOTICE:
+            note(record.getMessage())
             return
         if QUIET.get() or sys.stderr.isatty():
             return

@@ -1,7 +1,6 @@
 """`isthmus fit`: a model from a table, by way of a folder from which an interrupted fit goes on."""
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import re
@@ -47,48 +46,60 @@ _REPORT_SECONDS, _REPORT_SHARE = 4.0, 0.03  # of the time; where less is left, t
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+_Table = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TABLE", help="Rows to learn from; - for CSV on standard input. Or Parquet files or folders."
+    ),
+]
+_ModelOut = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")
+]
+_LatentDim = Annotated[
+    str | None, typer.Option(metavar="N|auto", help="Dimensions of the manifold; auto estimates them.")
+]
+_Given = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COL[,COL]", help="Columns to condition on; the others are learnt given these. Repeatable."),
+]
+_Target = Annotated[list[str] | None, typer.Option(hidden=True)]  # the former name of --given
+_RecipeFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in YAML.")]
+_Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting of the recipe. Repeatable.")
+]
+_FitSeed = Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")]
+_MaxTime = Annotated[str | None, typer.Option(metavar="TIME", help="Longest time of it all: 90s, 5m or 1h.")]
+_Devices = Annotated[
+    int | None, typer.Option(metavar="N", help="Accelerators, or processes of the CPU, to train on.", min=1)
+]
+_ForceModel = Annotated[
+    bool, typer.Option("--force", help="Replace the model, or give up the unfinished fit, that is already there.")
+]
+_NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html and no pictures into the folder.")]
+_Resume = Annotated[
+    Path | None, typer.Option(metavar="MODEL.run", help="Go on with an interrupted fit; takes no TABLE.")
+]
+
+
 @app.command(epilog="Example: isthmus fit measurements.csv -o model --latent-dim 5 --max-time 10m")
 def fit(
-    table: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TABLE", help="Rows to learn from; - for CSV on standard input. Or Parquet files or folders."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="MODEL", help="Folder to write the model to.")
-    ] = None,
-    latent_dim: Annotated[
-        str | None, typer.Option(metavar="N|auto", help="Dimensions of the manifold; auto estimates them.")
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COL[,COL]", help="Columns to condition on; the others are learnt given these. Repeatable."
-        ),
-    ] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in YAML.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting of the recipe. Repeatable.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random in the fit.")] = None,
-    max_time: Annotated[str | None, typer.Option(metavar="TIME", help="Longest time of it all: 90s, 5m or 1h.")] = None,
+    table: _Table = None,
+    output: _ModelOut = None,
+    latent_dim: _LatentDim = None,
+    given: _Given = None,
+    target: _Target = None,
+    recipe: _RecipeFile = None,
+    settings: _Settings = None,
+    seed: _FitSeed = None,
+    max_time: _MaxTime = None,
     missing: Missing = None,
     decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
     stream: AsStream = False,
-    devices: Annotated[
-        int | None, typer.Option(metavar="N", help="Accelerators, or processes of the CPU, to train on.", min=1)
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the model, or give up the unfinished fit, that is already there.")
-    ] = False,
-    no_report: Annotated[
-        bool, typer.Option("--no-report", help="Write no report.html and no pictures into the folder.")
-    ] = False,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="MODEL.run", help="Go on with an interrupted fit; takes no TABLE.")
-    ] = None,
+    devices: _Devices = None,
+    force: _ForceModel = False,
+    no_report: _NoReport = False,
+    resume: _Resume = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -102,7 +113,7 @@ def fit(
 
     A folder of PNG or JPEG images, an .npz file with an array of images, or an idx file is a table of images, learnt by
     convolutional networks unless others are named. The sub-folders of a folder, or the labels beside an array, are a
-    column label, for --target. Grids of images are written into the model's folder.
+    column label, for --given. Grids of images are written into the model's folder.
 
     Several Parquet files or a folder of them are one long table, which need not fit into memory: a sample of at most
     250,000 rows is what everything is learnt from and chosen by, and the training sees all the others too.
@@ -116,35 +127,36 @@ def fit(
     With --max-time everything from reading the table to the report is to be done by then: short trials are left out
     first, training takes what is left, and density, checks and report make do with fewer rows.
     """
-    started = time.monotonic()
+    started, overrides = time.monotonic(), _overrides(latent_dim, seed, max_time, devices)
+    reading = {"missing": missing or [], "decimal": decimal, "max_unpacked": max_unpacked}
+    if target:
+        note("isthmus: --target is called --given, as in sample; the old name is understood for now")
+        given = [*(given or []), *target]
+    if resume is not None:
+        beside: dict[str, Any] = {"TABLE": table, "-o": output, "--given": given, "--recipe": recipe, "--set": settings}
+        beside |= {"--no-report": no_report, "--stream": stream, "--missing": missing, "--decimal": decimal}
+        beside |= {"--max-unpacked": max_unpacked is not None}
+        _refuse_beside_resume([*overrides, *(name for name, value in beside.items() if value)], resume)
+        _check_table(resume)
+    elif table and output is not None:
+        check_model_output(output, [*table, *([recipe] if recipe else [])], force=force)
+        command = {"given": given or [], "force": force, "report": not no_report, **reading}
+        tables = table if is_long(table, stream=stream) else table[0]
+        run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
+    else:
+        raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
+    _go_on(resume or run_dir, as_json=as_json, new=resume is None, force=force, started=started)
+
+
+def _overrides(latent_dim: str | None, seed: int | None, max_time: str | None, devices: int | None) -> list[str]:
+    """Return the settings of the recipe that have an option of their own, as `--set` takes them."""
     options = {
         "flow.latent_dim": _latent_dim(latent_dim),
         "seed": seed,
         "training.max_time": _seconds(max_time),
         "training.devices": devices,
     }
-    overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
-    if resume is not None:
-        others = {"TABLE": table, "-o": output, "--target": target, "--recipe": recipe, "--set": settings}
-        flags = {
-            "--no-report": no_report,
-            "--stream": stream,
-            "--missing": missing,
-            "--decimal": decimal,
-            "--max-unpacked": max_unpacked is not None,
-        }
-        _refuse_beside_resume([*overrides, *(name for name, value in (others | flags).items() if value)], resume)
-        _check_table(resume)
-        _go_on(resume, as_json=as_json, new=False, force=force, started=started)
-    elif not table or output is None:
-        raise InputError("expected TABLE and -o MODEL, or --resume MODEL.run; got less; see isthmus fit --help")
-    else:
-        command = {"targets": target or [], "force": force, "report": not no_report, "max_unpacked": max_unpacked}
-        command |= {"missing": missing or [], "decimal": decimal}
-        tables = table if is_long(table, stream=stream) else table[0]
-        check_model_output(output, [*table, *([recipe] if recipe else [])], force=force)
-        run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
-        _go_on(run_dir, as_json=as_json, new=True, force=force, started=started)
+    return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
 def _begin(table: str | list[str], output: Path, recipe: "Recipe", command: Mapping[str, Any]) -> Path:
@@ -152,7 +164,7 @@ def _begin(table: str | list[str], output: Path, recipe: "Recipe", command: Mapp
     from isthmus import runs
     from isthmus.pipes import is_pipe, read_pipe
 
-    run_dir, files = runs.beside(output), {"recipe.yaml": recipe.dump().encode()}
+    run_dir, files = runs.beside(output), {"recipe.yaml": recipe.dump(whole=False).encode()}
     path: str | list[str] | None = None
     if isinstance(table, list):
         path = [os.path.abspath(name) for name in table]
@@ -160,9 +172,8 @@ def _begin(table: str | list[str], output: Path, recipe: "Recipe", command: Mapp
         files["table.csv"] = sys.stdin.buffer.read() if table == "-" else read_pipe(table)
     else:
         path = os.path.abspath(table)
-    named = "network" in recipe.flow.model_fields_set
     about: dict[str, Any] = {"arguments": list(ARGUMENTS.get()), "table": path, "sha256": path and _sha256(path)}
-    runs.begin(run_dir, runs.Command(**command, **about, network_named=named), files)
+    runs.begin(run_dir, runs.Command(**command, **about), files)
     return run_dir
 
 
@@ -269,30 +280,24 @@ def _fitted(
     run_dir: Path, command: "Command", recipe: "Recipe", deadline: "Deadline", *, as_json: bool
 ) -> "tuple[Fitted, Any]":
     """The fit of a run, and its table; of a long one, the sample."""
-    from isthmus.data.tables import Parquet, Schema, Stream
+    from isthmus.data.tables import Parquet, Stream
+    from isthmus.fitting import fit as fit_rows
 
     table = command.table or run_dir / "table.csv"
     rows: Any
+    given: list[str] = []
     if isinstance(table, list):
         files = Parquet.open(*table, max_unpacked=unpacked_bound(command.max_unpacked))
         with busy(f"drawing a sample of {len(files):,} rows"):
-            stream, notes = Stream.learn(files, _targets(command.targets, files.columns), seed=recipe.seed)
-        schema, rows, frame = stream.schema, (stream,), None
+            rows, notes = Stream.learn(files, _names(command.given, files.columns), seed=recipe.seed)
+        note(*notes)
     else:
-        frame = read(table, command.max_unpacked, command.missing, command.decimal)
-        schema, notes = Schema.learn(frame, _targets(command.targets, list(frame.columns)))
-        rows = schema.encode(frame)
-        if schema.image:
-            flow = {} if command.network_named else {"network": {"kind": "convolutional"}}
-            recipe = recipe.update(columns={"image": schema.image}, flow=flow)
-    from isthmus.fitting import fit as fit_matrix
-
-    note(*notes)
+        rows = read(table, command.max_unpacked, command.missing, command.decimal)
+        given = _names(command.given, list(rows.columns))
     bar = sys.stderr.isatty() and not as_json and not QUIET.get()
-    fitted = fit_matrix(*rows, recipe=recipe, progress=bar, run_dir=run_dir, deadline=deadline)
+    fitted = fit_rows(rows, given=given, recipe=recipe, progress=bar, run_dir=run_dir, deadline=deadline)
     fitted.metrics["command"] = f"isthmus {shlex.join(command.arguments)}"
-    fitted = dataclasses.replace(fitted, schema=schema)
-    return fitted, schema.decode(stream.X, stream.C) if frame is None else frame
+    return fitted, rows.schema.decode(rows.X, rows.C) if isinstance(rows, Stream) else rows
 
 
 def _recipe(path: Path | None, settings: Sequence[str]) -> "Recipe":
@@ -301,6 +306,7 @@ def _recipe(path: Path | None, settings: Sequence[str]) -> "Recipe":
     recipe = Recipe.read(path, settings) if path else Recipe.parse("", settings)
     if recipe.flow.latent_dim != "auto":
         _latent_dim(str(recipe.flow.latent_dim))
+    recipe.check_machine()
     return recipe
 
 
@@ -319,7 +325,7 @@ def _seconds(text: str | None) -> float | None:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def _targets(texts: Sequence[str], columns: Sequence[str]) -> list[str]:
+def _names(texts: Sequence[str], columns: Sequence[str]) -> list[str]:
     """Names separated by commas; where columns have commas in their names, each time the longest name that there is."""
     names, known = [], set(columns)
     for text in texts:

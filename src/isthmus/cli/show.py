@@ -21,6 +21,7 @@ from isthmus.cli.common import (
     Seed,
     Strict,
     Table,
+    TableIfAny,
     app,
     busy,
     load_model,
@@ -73,7 +74,7 @@ def evaluate(
 @app.command("report", epilog="Example: isthmus report model held_out.csv -o report.html")
 def report_model(
     model: ModelFolder,
-    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="Rows to judge it on; - for CSV.")] = None,
+    table: TableIfAny = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default report.html in MODEL.")
     ] = None,
@@ -102,7 +103,7 @@ def report_model(
 @app.command("explore", epilog="Example: isthmus explore model held_out.csv")
 def explore_model(
     model: ModelFolder,
-    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="Rows to show; - for CSV.")] = None,
+    table: TableIfAny = None,
     image: Annotated[str | None, typer.Option(metavar="CxHxW", help="Show rows as images of this size.")] = None,
     rows: Annotated[
         int | None, typer.Option(metavar="N", help="Most rows shown; by default 2000, fewer of wide tables.", min=1)

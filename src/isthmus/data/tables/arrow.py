@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from isthmus.data.tables.ipc import unpacked_batches
 from isthmus.data.tables.sizes import check_unpacked
 from isthmus.data.tables.wording import one_line, quoted
 
@@ -91,7 +92,7 @@ def _plain_column(column: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray:
 
 
 def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
-    """Return a table of pandas; dates become timestamps.
+    """Return a table of pandas; dates become timestamps, and an index columns, unless it only counts.
 
     Raises:
         ValueError: as `plain_schema`.
@@ -101,7 +102,9 @@ def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
         (2, 1)
     """
     frame = plain(table).to_pandas(date_as_object=False)
-    return frame.reset_index(drop=not any(frame.index.names))
+    if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None:
+        return frame.reset_index(drop=True)
+    return frame.reset_index(names=[name or f"__index_level_{i}__" for i, name in enumerate(frame.index.names)])
 
 
 def text_columns(schema: pa.Schema) -> list[str]:
@@ -172,6 +175,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
 def _bytes_of_a_value(of: pa.DataType) -> int:
     """Return the room that a value takes, or the place of a text."""
+    if pa.types.is_run_end_encoded(of):
+        return _bytes_of_a_value(of.value_type)
     try:
         return -(-of.bit_width // 8)
     except ValueError:
@@ -179,7 +184,7 @@ def _bytes_of_a_value(of: pa.DataType) -> int:
 
 
 def read_feather(path: Path) -> pd.DataFrame:
-    """Read an Arrow file, counting batch by batch what it unpacks to.
+    """Read an Arrow file; its headers tell in advance what it unpacks to.
 
     Args:
         path: the file.
@@ -196,12 +201,10 @@ def read_feather(path: Path) -> pd.DataFrame:
     """
     with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
         plain_schema(reader.schema)
-        batches, size = [], 0
-        for i in range(reader.num_record_batches):
-            batches.append(reader.get_batch(i))
-            size += batches[-1].nbytes
-            if size > 2 * path.stat().st_size:  # compressed, or its dictionaries are
-                check_unpacked(size, path)
-        table = pa.Table.from_batches(batches, reader.schema)
+        width = sum(_bytes_of_a_value(of) for of in reader.schema.types)
+        size = sum(max(batch.size, batch.rows * width) for batch in unpacked_batches(path))
+        if size > 2 * path.stat().st_size:  # it is compressed, or its values are told once for many rows
+            check_unpacked(size, path)
+        table = reader.read_all()
         table.validate(full=True)  # unlike Parquet, the format is trusted when read: a damaged file would crash Python
         return arrow_to_frame(table)

@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextvars
 import io
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 from pydantic import BaseModel, ConfigDict
 
@@ -86,13 +85,13 @@ class Reading(BaseModel):
     """How a file was read.
 
     Attributes:
-        dialect: what was decided.
+        dialect: what was decided; None where the format leaves nothing to decide.
         notes: the same in sentences for the user.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dialect: Dialect
+    dialect: Dialect | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -252,9 +251,6 @@ class _Converter:
         if inferred:  # the first rows look like numbers, others do not
             again = self.file.read([], inferred, decimal=decimal)
             columns |= {name: again.column(name) for name in inferred}
-        index = self._index(columns)
-        if index is not None:
-            del columns[index]
         dialect = Dialect(
             delimiter=self.file.delimiter,
             header=self.file.header,
@@ -263,7 +259,7 @@ class _Converter:
             missing=self.asked.missing,
             words=tuple(sorted({word for words in self.words.values() for word in words if not is_missing(word)})),
         )
-        return pa.table(columns), Reading(dialect=dialect, notes=self._notes(index=index is not None))
+        return pa.table(columns), Reading(dialect=dialect, notes=self._notes())
 
     def _forms(self) -> list[Form]:
         """The forms of numbers, in the order in which they are tried."""
@@ -326,17 +322,7 @@ class _Converter:
         if form == self.forms[0]:
             self.form = form
 
-    def _index(self, columns: Mapping[str, pa.ChunkedArray]) -> str | None:
-        """The first column, if it has no name and numbers the rows: whole numbers, each another."""
-        first = self.file.names[0]
-        if first or not self.file.header or len(columns) < 2 or first in self.kinds:
-            return None
-        column = columns[first]
-        rows = len(column)
-        different = column.type == pa.int64() and column.null_count == 0 and pc.count_distinct(column).as_py() == rows
-        return first if different else None
-
-    def _notes(self, *, index: bool) -> tuple[str, ...]:
+    def _notes(self) -> tuple[str, ...]:
         """What was decided, one sentence a kind of decision."""
         notes = []
         if self.file.delimiter not in ",\t":
@@ -345,8 +331,6 @@ class _Converter:
             notes.append("The first row is of values, as those below, so columns are called c0, c1, and so on.")
         elif not any(kind_of(name) is Kind.TEXT for name in self.file.names):
             notes.append(f"The first row is of names, as it differs from the rows below: {quoted(*self.file.names)}.")
-        if index:
-            notes.append("The first column is left out: it has no name, and numbers the rows.")
         for form, columns in self.marked.items():
             notes.append(f"Numbers are written like {form} ({len(columns)}): {quoted(*columns)}.")
         if self.codes:

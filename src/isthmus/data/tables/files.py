@@ -24,6 +24,7 @@ import pyarrow.parquet
 from isthmus.data.tables.arrow import arrow_to_frame, read_feather, read_parquet
 from isthmus.data.tables.columns import is_image, is_number, named
 from isthmus.data.tables.delimited import Asked, read_delimited
+from isthmus.data.tables.indices import without_index
 from isthmus.data.tables.pictures import (
     grey_levels,
     holds_images,
@@ -357,10 +358,13 @@ def read_table(
     r"""Reads a table from a file, in the format that its suffix names.
 
     In a .csv file the rows tell the delimiter, the marks in numbers and whether the first row is of names: it is if it
-    differs in type from the rows below. Columns without names, like those of a nameless array, are called c0, c1, ...;
-    a first column without a name that numbers the rows is left out. Empty cells, NA, NaN and null are missing values,
-    and among numbers also ?, - and the like. Digits that begin with a zero are text. What was decided, and notes on it
-    for the user, are in `attrs["reading"]` of the table, and `Schema.learn` takes them from there.
+    differs in type from the rows below. Columns without names, like those of a nameless array, are called c0, c1, ...
+    Empty cells, NA, NaN and null are missing values, and among numbers also ?, - and the like. Digits that begin with a
+    zero are text.
+
+    In every format a first column without a name that numbers the rows is left out, as are other columns of an index
+    that pandas wrote. What was decided, and notes on it for the user, are in `attrs["reading"]` of the table, and
+    `Schema.learn` takes them from there.
 
     In an .npz file, 1-D arrays are columns by their name and a 2-D array `a` among others is a0, a1, ...
 
@@ -400,7 +404,7 @@ def read_table(
     read = partial(_read_piped, asked=asked) if str(path) == "-" or is_pipe(path) else _reader(Path(path), asked)
     shown = "standard input" if str(path) == "-" else shown_path(path)
     with explained_table(shown), unpacking_at_most(max_unpacked):
-        frame = read(Path(path))
+        frame = without_index(read(Path(path)), [column.name for column in asked.columns])
     if frame.empty:
         raise InputError(f"expected at least one row and one column in {shown}; got none; check the file")
     return named(frame, f" in {shown}")

@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from isthmus.data.tables.arrow import arrow_to_frame, expand_texts, plain, plain_schema, text_columns
 from isthmus.data.tables.columns import named
 from isthmus.data.tables.files import explained, explained_table, shown_path
+from isthmus.data.tables.indices import without_index
 from isthmus.data.tables.schema import Schema
 from isthmus.data.tables.sizes import MOST_UNPACKED, unpacking_at_most
 from isthmus.data.tables.wording import check_known, quoted
@@ -258,7 +259,7 @@ class Stream:
         for name in target:  # before all files are read
             check_known(name, table.columns, "a target that is a column of the table")
         rows, frame = table.sample(most, seed=seed)
-        schema, notes = Schema.learn(frame, target)
+        schema, notes = Schema.learn(without_index(frame), target)
         affordable = _affordable(len(schema.features + schema.context_features))
         if affordable < len(rows):
             keep = np.sort(np.random.default_rng(seed).permutation(len(rows))[:affordable])
