@@ -28,7 +28,18 @@ from isthmus.metrics import METRICS
 from isthmus.model import Model
 from isthmus.store import Fitted
 
-__all__ = ["decode", "distrust", "encode", "evaluate", "features", "sample", "score", "tensors", "unscored"]
+__all__ = [
+    "decode",
+    "distrust",
+    "encode",
+    "evaluate",
+    "features",
+    "sample",
+    "score",
+    "tensors",
+    "undecoded",
+    "unscored",
+]
 
 _SAMPLED_ROWS = 1_000  # at once: noise with one covariance a component takes D^2 numbers a row
 _MOST_AUDITED_ROWS = 5_000  # above, the importance-sampled density is computed on fewer rows
@@ -96,6 +107,16 @@ def unscored(results: pd.DataFrame) -> int:
         1
     """
     return int(results.iloc[:, 0].isna().sum())
+
+
+def undecoded(fitted: Fitted, rows: pd.DataFrame) -> int:
+    """Count the rows to which `decode` gave a note in place of values.
+
+    Args:
+        fitted: the model and its record.
+        rows: what `decode` returned: the user's columns, one of which may be called `note` too, and then the notes.
+    """
+    return int(rows.iloc[:, len(_schema(fitted).columns) :].notna().to_numpy().sum())
 
 
 def bits_per_dimension(fitted: Fitted, log_density: Any) -> Any:

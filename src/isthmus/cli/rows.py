@@ -201,7 +201,7 @@ def decode(
     rows = scoring.decode(fitted, read(codes, max_unpacked, missing, decimal), strict=strict)
     write(rows, output)
     warn_untrusted(scoring.untrusted(fitted), strict=strict, results="rows")
-    warn_unscored(int(rows[scoring.NOTE].notna().sum()) if scoring.NOTE in rows else 0, "values")
+    warn_unscored(scoring.undecoded(fitted, rows), "values")
 
 
 def _given(texts: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
