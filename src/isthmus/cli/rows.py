@@ -205,7 +205,9 @@ def decode(
     rows = scoring.decode(fitted, read(codes, max_unpacked, missing, decimal), strict=strict)
     write(rows, output)
     warn_untrusted(scoring.untrusted(fitted), strict=strict, results="rows")
-    warn_unscored(int(rows[scoring.NOTE].notna().sum()) if scoring.NOTE in rows else 0, "values")
+    own = [column.name for column in fitted.schema.columns] if fitted.schema else []  # one may be called note
+    noted = scoring.NOTE in rows and scoring.NOTE not in own
+    warn_unscored(int(rows[scoring.NOTE].notna().sum()) if noted else 0, "values")
 
 
 def _given(texts: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
