@@ -109,16 +109,10 @@ def fit(
         ('target=a', 'target=b', 'target=c')
     """
     recipe, custom = _recipe(recipe, flow), flow is not None
+    recipe.check_machine()
     started, deadline = time.monotonic(), deadline or Deadline(recipe.training.max_time)
-    schema: Schema | None = X.schema if isinstance(X, Stream) else None
-    if context is None and (frame := as_frame(X)) is not None:
-        schema, notes = Schema.learn(frame, given)
-        for sentence in notes:
-            _log.log(NOTICE, sentence)
-        X, context = schema.encode(frame)
-        recipe = _of_images(recipe, schema) if schema.image else recipe
-    elif given:
-        raise InputError("expected a frame with named columns beside `given`; got numbers; pass `context` instead")
+    X, context, schema = _encoded(X, context, given)
+    recipe = _of_images(recipe, schema) if schema and schema.image and not isinstance(X, Stream) else recipe
     table = _streamed(X, context, sample_weight) if isinstance(X, Stream) else _Table.of(X, context, sample_weight)
     run_dir = None if run_dir is None else Path(run_dir)
     if run_dir is not None:
@@ -155,16 +149,9 @@ def fit(
         until = deadline.until(REFIT)
         refit = refit_density(flow, data.drawn, data.held_out, recipe.refit, seed=recipe.seed, deadline=until)
         _log.info("checking the model")
-        data = _checked(data, deadline.until(CHECKS))
         model = Model(refit.density, columns, context_columns, recipe.build_levels())
-        figures = _figures(model, history, refit, data.held_out)
-        figures["health"] = _health(refit.density, data, history, recipe).as_dict()
-    figures |= {"latent_dim_curve": list(curve), "curving": curving}
-    figures["beta_reason"] = _beta_reason(history, recipe, model.flow)
-    if sample_weight is None:
-        figures["table"] = fingerprint(*table.given)
-    if table.stream is not None:
-        figures["stream"] = {"rows": len(table.stream), "sampled": len(table.x), "files": len(table.stream.table.files)}
+        figures = _figures(model, history, refit, _checked(data, deadline.until(CHECKS)), recipe)
+    figures |= {"latent_dim_curve": list(curve), "curving": curving} | table.figures(weighted=sample_weight is not None)
     figures["seconds"] = time.monotonic() - started + history.earlier
     if run_dir is not None:
         finish_run(run_dir)
@@ -196,6 +183,21 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
         raise InputError("expected the table of the fit, its rows in the same order; got another; give that one")
     data = _split(table, model.columns, model.context_columns, fitted.recipe)
     return data.drawn, data.held_out
+
+
+def _encoded(X: Any, context: Any, given: Sequence[str]) -> tuple[Any, Any, Schema | None]:
+    """Return rows and context as numbers where a table has names, and the schema that made them; else as they are."""
+    if isinstance(X, Stream):
+        return X, context, X.schema
+    frame = as_frame(X) if context is None else None
+    if frame is None:
+        if given:
+            raise InputError("expected a frame with named columns beside `given`; got numbers; pass `context` instead")
+        return X, context, None
+    schema, notes = Schema.learn(frame, given)
+    for sentence in notes:
+        _log.log(NOTICE, sentence)
+    return *schema.encode(frame), schema
 
 
 def _recipe(recipe: Recipe | Mapping[str, Any] | None, flow: Flow | None) -> Recipe:
@@ -244,6 +246,14 @@ class _Table:
         total = torch.zeros(len(unique), dtype=torch.float64).index_add(0, inverse, w)
         merged = total * len(unique) / total.sum()
         return cls(unique[:, :D], None if c is None else unique[:, D:], merged, (x, c))
+
+    def figures(self, *, weighted: bool) -> dict[str, Any]:
+        """Return what tells this table from others, which weights forbid, and the sizes of a long one."""
+        told: dict[str, Any] = {} if weighted else {"table": fingerprint(*self.given)}
+        if self.stream is not None:
+            files = len(self.stream.table.files)
+            told["stream"] = {"rows": len(self.stream), "sampled": len(self.x), "files": files}
+        return told
 
 
 def _streamed(stream: Stream, context: object, sample_weight: object) -> _Table:
@@ -567,8 +577,8 @@ def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str | None:
     return f"1/(2 sigma^2), sigma = {sigma:.3g} the smallest held-out residual per direction, at step {row['step']:,}"
 
 
-def _figures(model: Model, history: History, refit: Refit, held_out: Rows) -> dict[str, Any]:
-    best, held_out = _kept(history), held_out.thinned(model.flow.affordable(_FIGURE_ROWS, times=80))
+def _figures(model: Model, history: History, refit: Refit, data: Split, recipe: Recipe) -> dict[str, Any]:
+    best, held_out = _kept(history), data.held_out.thinned(model.flow.affordable(_FIGURE_ROWS, times=80))
     x = model.columns.restore(held_out.x)
     c = None if held_out.c is None or model.context_columns is None else model.context_columns.restore(held_out.c)
     return {
@@ -578,6 +588,7 @@ def _figures(model: Model, history: History, refit: Refit, held_out: Rows) -> di
         "skipped_steps": history.skipped,
         "retreats": history.retreats,
         "beta": best.get("beta"),
+        "beta_reason": _beta_reason(history, recipe, model.flow),
         "latent_dim": model.flow.latent_dim if isinstance(model.flow, Injection) else None,
         "heavy_tailed": model.columns.heavy_tailed,
         "measure": model.density.rows.measure,
@@ -586,6 +597,7 @@ def _figures(model: Model, history: History, refit: Refit, held_out: Rows) -> di
             **{f"log_density_{name}": value for name, value in _held_out_means(model, x, c).items()},
         },
         "density_candidates": list(refit.candidates),
+        "health": _health(refit.density, data, history, recipe).as_dict(),
     }
 
 

@@ -12,6 +12,7 @@ __all__ = ["check_devices", "check_networks", "least_bytes", "memory"]
 
 _BYTES_OF_A_NUMBER = 16  # a weight, its gradient and both moments of Adam
 _BYTES_OF_A_LAYER = 3_000  # objects of Python, 3,800 measured
+_PROCESSES = 8  # of the CPU, which any machine may run; more only where it has as many processors
 _OF_WIDTH = ("blocks", "transforms", "latent_transforms")  # options that count layers of width x width or more
 
 
@@ -69,7 +70,7 @@ def check_networks(parts: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def check_devices(devices: int, accelerator: str = "cpu") -> None:
-    """Refuse to train on more devices than this machine has: accelerators, or as many processes as it has processors.
+    """Refuse to train on more accelerators than this machine has, or more processes of the CPU than are of any use.
 
     Args:
         devices: how many are asked for.
@@ -82,12 +83,12 @@ def check_devices(devices: int, accelerator: str = "cpu") -> None:
         >>> check_devices(2**31)
         Traceback (most recent call last):
         ...
-        isthmus.errors.InputError: expected at most ... for training.devices, as this machine has; got 2147483648; ...
+        isthmus.errors.InputError: expected at most ... for training.devices on this machine; got 2147483648; ...
     """
     accelerated = accelerator != "cpu" and torch.accelerator.is_available()
-    most = torch.accelerator.device_count() if accelerated else os.cpu_count() or 1
+    most = torch.accelerator.device_count() if accelerated else max(_PROCESSES, os.cpu_count() or 1)
     if devices > most:
         kind = "accelerators" if accelerated else "processes of the CPU"
         raise InputError(
-            f"expected at most {most} {kind} for training.devices, as this machine has; got {devices}; ask for fewer"
+            f"expected at most {most} {kind} for training.devices on this machine; got {devices}; ask for fewer"
         )

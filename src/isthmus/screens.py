@@ -185,7 +185,8 @@ def _health(figures: Mapping[str, Any]) -> list[Line]:
 
 
 def _beta(figures: Mapping[str, Any]) -> list[Line]:
-    return [("beta", f"{figures['beta']:.4g}", figures["beta_reason"])] if figures.get("beta_reason") else []
+    told = figures.get("beta") is not None and figures.get("beta_reason")
+    return [("beta", f"{figures['beta']:.4g}", figures["beta_reason"])] if told else []
 
 
 def _dimensions(data_dim: int, latent_dim: int | None) -> str:

@@ -208,7 +208,7 @@ def use_model(folder, sound, rng):
     fitted = load(folder)
     row = pd.read_json(io.StringIO((sound / "row.json").read_text()), orient="table")
     scores = scoring.score(fitted, row, density=rng.choice([None, *fitted.model.density.names]))
-    if scores["log_density"].isna().any():
+    if (scores["log_density"].isna() & scores.get("note", pd.Series([None])).isna()).any():
         raise AssertionError("a log density that is NaN")
     if fitted.model.context_columns is None:
         scoring.sample(fitted, 2)

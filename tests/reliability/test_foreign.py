@@ -14,6 +14,7 @@ import pytest
 
 from isthmus import InputError, Recipe, cli, fit, load, runs, save
 from isthmus.data.tables import Schema, write_table
+from isthmus.store import FORMAT
 
 QUICK = Recipe.parse("{flow: {latent_dim: 1, network: {width: 4}}, training: {max_steps: 2}}")
 PART = "Files that are not ours"
@@ -61,6 +62,9 @@ def text(name, words):
     return lambda folder: (folder / name).write_text(words)
 
 
+NOW = b'"format": %d' % FORMAT
+
+
 def change(name, new):
     return lambda folder: (folder / name).write_bytes(new((folder / name).read_bytes()))
 
@@ -86,7 +90,10 @@ NO_MODELS = {  # what makes a folder, from nothing or from a model (True)
     "no figures": (True, lambda folder: (folder / "metrics.json").unlink()),
     "changed tensors": (True, change("model.safetensors", lambda data: data[:-1] + b"x")),
     "changed configuration": (True, change("config.json", lambda data: data + b" ")),
-    "a format to come": (True, change("config.json", lambda data: data.replace(b'"format": 5', b'"format": 99'))),
+    "a format to come": (
+        True,
+        change("config.json", lambda data: data.replace(b'"format": %d' % FORMAT, b'"format": 99')),
+    ),
     "a pipe": (False, lambda folder: os.mkfifo(folder / "config.json")),
     "a link to itself": (False, lambda folder: (folder / "config.json").symlink_to(folder / "config.json")),
     "a folder for a configuration": (False, lambda folder: (folder / "config.json").mkdir()),

@@ -41,7 +41,7 @@ def fit_figures(fitted: Fitted, evidence: Evidence) -> Iterator[Figure]:
         guide = f"On held-out rows; it should have levelled off where the weights were kept.{_left_out(metrics)}"
         yield Figure("Training", guide, picture)
     if metrics.get("latent_dim_curve"):
-        picture = plots.latent_dim_curve(metrics["latent_dim_curve"], metrics["latent_dim"])
+        picture = plots.latent_dim_curve(metrics["latent_dim_curve"], fitted.model.injection.latent_dim)
         yield Figure(
             "How many dimensions?",
             "Short trainings; the smallest dimension that is within an error of the best is taken.",

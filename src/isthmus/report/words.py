@@ -283,12 +283,17 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
         ("Conditioned on", f"{flow.context_dim} context features" if flow.context_dim else ""),
         ("Noise off the surface", _noise(mse, flow) if mse is not None and isinstance(flow, LearnedManifold) else ""),
         ("Directions above the noise", f"{surface.spectrum.above_noise:.3g} of {d}" if surface else ""),
-        ("beta", f"{number(metrics['beta'])}: {metrics['beta_reason']}" if metrics.get("beta_reason") else ""),
+        ("beta", _beta(metrics)),
         ("Latent density", _part(fitted.latent.model_dump())),
         ("Noise model", _part(fitted.noise.model_dump()) if fitted.noise else ""),
         ("Training", _effort(metrics)),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _beta(metrics: Mapping[str, Any]) -> str:
+    beta, reason = metrics.get("beta"), metrics.get("beta_reason")
+    return f"{number(beta)}: {reason}" if beta is not None and reason else ""
 
 
 def _effort(metrics: Mapping[str, Any]) -> str:
