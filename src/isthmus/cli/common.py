@@ -226,7 +226,7 @@ def read(
 
 
 def is_long(tables: Sequence[str], *, stream: bool) -> bool:
-    """Whether a table is to be read as a stream: several files, a folder, a pattern, or one file on demand."""
+    """Tell whether a table is to be read as a stream: several files, a folder, a pattern, or one file on demand."""
     from isthmus.data.tables import holds_images
 
     only = tables[0]
@@ -235,7 +235,7 @@ def is_long(tables: Sequence[str], *, stream: bool) -> bool:
 
 
 def write(frame: Any, output: str | None) -> None:
-    """A frame to a file, or as CSV to standard output."""
+    """Write a frame to a file, or as CSV to standard output."""
     from isthmus.data.tables import write_table
 
     write_table(frame, output)

@@ -178,7 +178,7 @@ def _begin(table: str | list[str], output: Path, recipe: "Recipe", command: Mapp
 
 
 def _sha256(path: str | list[str]) -> str | None:
-    """Of a file; None where there is none, which whoever reads it says better. Of a long table, of what tells it."""
+    """Hash a file, or of a long table its fingerprint; None where there is no file, which the reader reports better."""
     if isinstance(path, list):
         from isthmus.data.tables import Parquet
 
@@ -269,7 +269,7 @@ def _write_pages(fitted: "Fitted", frame: Any, folder: Path, deadline: "Deadline
 
 
 def _allows_report(deadline: "Deadline") -> bool:
-    """Whether there is time for a report; else how to write it later is said."""
+    """Tell whether there is time for a report; if not, say how to write it later."""
     if deadline.seconds is None or deadline.left() > max(_REPORT_SECONDS, _REPORT_SHARE * deadline.seconds):
         return True
     note("isthmus: no report was written, the time is up; isthmus report MODEL TABLE writes it")
@@ -279,7 +279,7 @@ def _allows_report(deadline: "Deadline") -> bool:
 def _fitted(
     run_dir: Path, command: "Command", recipe: "Recipe", deadline: "Deadline", *, as_json: bool
 ) -> "tuple[Fitted, Any]":
-    """The fit of a run, and its table; of a long one, the sample."""
+    """Fit the table of a run; return the fit and the table, of a long one the sample."""
     from isthmus.data.tables import Parquet, Stream
     from isthmus.fitting import fit as fit_rows
 
@@ -326,7 +326,7 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _names(texts: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """Names separated by commas; where columns have commas in their names, each time the longest name that there is."""
+    """Split names at commas; where columns have commas in their names, take each time the longest name there is."""
     names, known = [], set(columns)
     for text in texts:
         pieces = text.split(",")

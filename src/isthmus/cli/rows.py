@@ -205,7 +205,7 @@ def decode(
 
 
 def _given(texts: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
-    """`name=value` pairs, the longest of the names that fits, else up to the first `=`; an empty value is missing."""
+    """Parse `name=value`, by the longest of the names that fits, else at the first `=`; an empty value is missing."""
     given = {}
     for text in texts:
         known = max((name for name in names if text.startswith(f"{name}=")), key=len, default=None)
@@ -219,7 +219,7 @@ def _given(texts: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _levels(texts: Sequence[str]) -> dict[str, float]:
-    """`name=number` pairs of noise and beta."""
+    """Parse `name=number` pairs of noise and beta."""
     levels = {}
     for name, text in _given(texts).items():
         try:
@@ -234,7 +234,7 @@ def _levels(texts: Sequence[str]) -> dict[str, float]:
 def _write_parts(
     model: Path, tables: Sequence[str], output: str | None, engine: str, max_unpacked: int | None, **what: Any
 ) -> "tuple[Fitted, int]":
-    """Scores or codes of a long table, in parts; returns the model, and how many rows have none."""
+    """Write scores or codes of a long table, in parts; return the model, and how many rows have none."""
     from isthmus.data.tables import FORMATS, Parquet
     from isthmus.parts import ENGINES, Parts
     from isthmus.store import load

@@ -23,13 +23,13 @@ class _Raw(io.RawIOBase):
         self.descriptor, self.failed = descriptor, False
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the file descriptor."""
         if self.descriptor is None:
             raise io.UnsupportedOperation("standard output is closed")
         return self.descriptor
 
     def writable(self) -> bool:
-        """Whether it is meant for writing."""
+        """Tell that the stream is meant for writing."""
         return True
 
     def write(self, content: Any) -> int:

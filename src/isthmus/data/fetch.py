@@ -66,7 +66,7 @@ _DAMAGE = (
 
 
 def data_folder() -> Path:
-    """The folder of the data files: `ISTHMUS_DATA`, or `../shared/data` of a checkout, or the user's cache folder.
+    """Return the folder of the data files: `ISTHMUS_DATA`, `../shared/data` of a checkout, or the user's cache folder.
 
     Returns:
         The first of the three that is set or exists; the last need not exist.
@@ -83,7 +83,7 @@ def data_folder() -> Path:
 
 
 def find(folder: str | Path | None, *files: str) -> Path:
-    """The first of `files` that exists; if none does and the first is `PUBLIC`, it is downloaded and checked.
+    """Return the first of `files` that exists; if none does and the first is `PUBLIC`, download and check it.
 
     A download that breaks off goes on where it stopped at the next call. An archive stays in the folder, since it has
     the files of other sets, and may be deleted.
@@ -116,7 +116,7 @@ def find(folder: str | Path | None, *files: str) -> Path:
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turns what goes wrong with the content of a file into one sentence.
+    """Turn an error in the content of a file into an `InputError` of one sentence.
 
     Args:
         path: The file.
@@ -139,7 +139,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 def read_arrays(path: Path, *keys: str) -> list[NDArray[Any]]:
-    """The arrays `keys` of an .npz file, or the one array of an .npy file.
+    """Read the arrays `keys` of an .npz file, or the one array of an .npy file.
 
     Args:
         path: The file.
@@ -179,7 +179,7 @@ def _fetch(file: str, root: Path) -> Path:
 
 
 def _resume(url: str, output_file: str, _: object, *, part: Path) -> None:
-    """A downloader for pooch that keeps what has come in `part` and asks only for the rest."""
+    """Download a file for pooch: keep what has come in `part`, and resume from there after an interrupt."""
     import requests
 
     start = part.stat().st_size if part.exists() else 0
@@ -195,7 +195,7 @@ def _resume(url: str, output_file: str, _: object, *, part: Path) -> None:
 
 
 def _extract(archive: Path, file: str, target: Path) -> None:
-    """Writes the member of a .tar.gz whose path ends with `file`."""
+    """Write the member of a .tar.gz whose path ends with `file`."""
     with tarfile.open(archive) as members:
         member = next((m for m in members if m.isfile() and f"/{m.name}".endswith(f"/{file}")), None)
         content = member and members.extractfile(member)

@@ -58,14 +58,14 @@ class _Record:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type[_Record]:
-        """An inert class for each name that a frame needs; any other is refused."""
+        """Return an inert class for each name that a frame needs; refuse any other."""
         if f"{module}.{name}" not in _NAMES:
             raise pickle.UnpicklingError(f"the name {module}.{name}, which no frame needs")
         return type("_Record", (_Record,), {})  # a new one each time: a pickle can change the classes it is given
 
 
 def read_frame(path: Path) -> tuple[list[str], NDArray[np.float64]]:
-    """Column names and values of a frame of numbers that pandas 0.14 to 0.25 pickled.
+    """Read the column names and values of a frame of numbers that pandas 0.14 to 0.25 pickled.
 
     With Python 2 or 3, protocols 2 to 4.
 
@@ -87,7 +87,7 @@ def read_frame(path: Path) -> tuple[list[str], NDArray[np.float64]]:
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
-    """A dict of arrays, lists and text that was pickled under Python 2 or 3, protocols 0 to 3.
+    """Read a dict of arrays, lists and text that was pickled under Python 2 or 3, protocols 0 to 3.
 
     Args:
         path: The file. It is safe to read, whoever made it.
@@ -122,7 +122,7 @@ def _table(frame: _Record) -> tuple[list[str], NDArray[np.float64]]:
 
 
 def _places(record: _Record) -> slice | NDArray[Any]:
-    """Which columns a block holds: a slice, whose record has no state, or an array."""
+    """Return the columns that a block holds: a slice, whose record has no state, or an array."""
     return _array(record) if record.state else slice(*record.args)
 
 

@@ -27,7 +27,7 @@ Table = NDArray[np.float64]
 
 
 def power(*, folder: str | Path | None = None, seed: int = 42) -> Dataset:
-    """Electric power of a household, minute by minute (D = 6, usual d = 3; 1,659,917 + 184,435 + 204,928 rows).
+    """Read electric power of a household, minute by minute (D = 6, usual d = 3; 1,659,917 + 184,435 + 204,928 rows).
 
     Rows are shuffled, reactive power and intensity left out, each column but the time spread over the unit it was
     rounded to. Standardised by training and validation rows.
@@ -64,7 +64,7 @@ def power(*, folder: str | Path | None = None, seed: int = 42) -> Dataset:
 
 
 def gas(*, folder: str | Path | None = None) -> Dataset:
-    """Sixteen gas sensors in a mixture of ethylene and CO (D = 8, usual d = 2; 852,174 + 94,685 + 105,206 rows).
+    """Read sixteen gas sensors in a mixture of ethylene and CO (D = 8, usual d = 2; 852,174 + 94,685 + 105,206 rows).
 
     Of sensors that correlate by more than 0.98 the later ones are kept. As published, the columns are standardised by
     all rows, test rows included, and the rows, a random quarter of UCI's, are not shuffled again.
@@ -98,7 +98,7 @@ def gas(*, folder: str | Path | None = None) -> Dataset:
 
 
 def hepmass(*, folder: str | Path | None = None) -> Dataset:
-    """Simulated particle collisions, those with the new particle (D = 21, usual d = 10; 315,123 + 35,013 + 174,987).
+    """Read simulated particle collisions with the new particle (D = 21, usual d = 10; 315,123 + 35,013 + 174,987).
 
     Features whose smallest value occurs more than five times are left out. Standardised by training and validation
     rows (variance over n - 1).
@@ -130,7 +130,7 @@ def hepmass(*, folder: str | Path | None = None) -> Dataset:
 
 
 def miniboone(*, folder: str | Path | None = None) -> Dataset:
-    """Electron neutrinos seen by a detector (D = 43, usual d = 21; 29,556 + 3,284 + 3,648 rows).
+    """Read electron neutrinos seen by a detector (D = 43, usual d = 21; 29,556 + 3,284 + 3,648 rows).
 
     Standardised by training and validation rows.
 
@@ -165,7 +165,7 @@ def miniboone(*, folder: str | Path | None = None) -> Dataset:
 
 
 def _power_rows(path: Path) -> NDArray[Any]:
-    """Active and reactive power, voltage, intensity, three sub-meterings, minute of the day."""
+    """Read active and reactive power, voltage, intensity, three sub-meterings, minute of the day."""
     if path.suffix == ".npy":
         return read_arrays(path)[0]
     keys = ("gap_x1000", "grp_x1000", "voltage_x100", "gi_x10", "sm", "minute_of_day")
@@ -174,7 +174,7 @@ def _power_rows(path: Path) -> NDArray[Any]:
 
 
 def _signal(path: Path) -> tuple[list[str], Table]:
-    """Rows of label 1 of a table whose first column is the label, and the names of the others."""
+    """Read the rows of label 1 of a table whose first column is the label, and the names of the others."""
     import pandas as pd
 
     with reading(path, "a table with a header"):
@@ -192,7 +192,7 @@ def _checked(x: NDArray[Any], columns: int, path: str | Path) -> Table:
 
 
 def _tenth(x: Table) -> tuple[Table, Table]:
-    """All rows but the last tenth, and that tenth."""
+    """Split off the last tenth: return all rows before it, and that tenth."""
     kept = len(x) - int(0.1 * len(x))
     return x[:kept], x[kept:]
 
@@ -200,7 +200,7 @@ def _tenth(x: Table) -> tuple[Table, Table]:
 def _dataset(
     name: str, rest: Table, test: Table, *, latent_dim: int, columns: tuple[str, ...] = (), standardise: bool = True
 ) -> Dataset:
-    """Splits `rest` into rows for training and validation, and standardises by both."""
+    """Split `rest` into rows for training and validation, and standardise by both."""
     mean, scale = (rest.mean(0), rest.std(0)) if standardise else (0.0, 1.0)
     train, validation, test = ((rows - mean) / scale for rows in (*_tenth(rest), test))
     return Dataset(name, _tensor(train), _tensor(validation), _tensor(test), latent_dim=latent_dim, columns=columns)

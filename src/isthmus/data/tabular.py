@@ -62,12 +62,12 @@ def _table(name: str, summary: str, read: Reader, columns: tuple[str, ...] = ())
 
 
 def _stored(file: str, key: str = "x") -> Reader:
-    """One array of an .npz file."""
+    """Return a reader of one array of an .npz file."""
     return lambda folder: read_arrays(find(folder, file), key)[0].astype(np.float64)
 
 
 def _circles(folder: str | Path | None) -> Table:
-    """Cosine and sine of each angle."""
+    """Read angles, and return the cosine and sine of each."""
     path = find(folder, "torus/rna.tsv")
     with reading(path, "a structure, a base and seven angles in degrees a row"):
         radians = np.deg2rad(np.loadtxt(path, delimiter="\t", usecols=range(2, 9)))
@@ -75,10 +75,10 @@ def _circles(folder: str | Path | None) -> Table:
 
 
 def _bundled(name: str) -> Reader:
-    """A table that comes with scikit-learn."""
+    """Return a reader of a table that comes with scikit-learn."""
 
     def read(_: str | Path | None) -> Table:
-        """Its rows."""
+        """Read its rows."""
         from sklearn import datasets
 
         return np.array(getattr(datasets, f"load_{name}")().data, dtype=np.float64)

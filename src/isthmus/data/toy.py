@@ -75,7 +75,7 @@ class Chart:
 def sine(
     *, n_train: int = 10_000, n_validation: int = 1_000, n_test: int = 5_000, noise: float = 0.1, seed: int = 0
 ) -> Dataset:
-    """The paper's toy (D = 2, d = 1): x1 ~ N(0, 1), x2 = sin(pi x1 / 2) / s, noise added.
+    """Draw the paper's toy (D = 2, d = 1): x1 ~ N(0, 1), x2 = sin(pi x1 / 2) / s, noise added.
 
     s is the exact standard deviation, s^2 = (1 - exp(-pi^2 / 2)) / 2: before the noise both columns have mean 0 and
     variance 1.
@@ -102,7 +102,7 @@ def sine(
 def two_moons(
     *, n_train: int = 10_000, n_validation: int = 1_000, n_test: int = 5_000, noise: float = 0.1, seed: int = 0
 ) -> Dataset:
-    """Two interleaved half circles of radius 1 (D = 2, d = 1), half of the rows on each, uniform in arc length.
+    """Draw two interleaved half circles of radius 1 (D = 2, d = 1), half of the rows on each, uniform in arc length.
 
     The upper one is centred at (0, 0), the lower one at (1, 1/2); a single latent, uniform on [0, 2 pi], runs through
     the first up to pi and through the second from there.
@@ -117,12 +117,12 @@ def two_moons(
     centre = torch.tensor([1.0, 0.5], dtype=torch.float64)
 
     def embed(u: Tensor) -> Tensor:
-        """Both moons, one after the other."""
+        """Embed both moons, one after the other."""
         # the jump at u = pi falls between two quadrature panels, whose number is even
         return torch.cat([u.cos(), u.sin()], 1) + torch.where(u < math.pi, 0.0, centre)
 
     def coordinates(x: Tensor) -> Tensor:
-        """On the nearer moon."""
+        """Return coordinates on the nearer moon."""
         upper, lower = _angle(x[:, 1], x[:, 0]), _angle(x[:, 1] - centre[1], x[:, 0] - centre[0])
         candidates = torch.stack([upper.clamp(max=math.pi - 1e-12), lower.clamp(min=math.pi)])
         errors = torch.stack([(embed(u[:, None]) - x).norm(dim=1) for u in candidates])
@@ -135,7 +135,7 @@ def two_moons(
 def spiral(
     *, n_train: int = 10_000, n_validation: int = 1_000, n_test: int = 5_000, noise: float = 0.1, seed: int = 0
 ) -> Dataset:
-    """Three turns of an Archimedean spiral (D = 2, d = 1), the turns a distance 1 apart, uniform in angle.
+    """Draw three turns of an Archimedean spiral (D = 2, d = 1), the turns a distance 1 apart, uniform in angle.
 
     Returns:
         The data set; the keywords are those of the module.
@@ -151,7 +151,7 @@ def spiral(
 def swiss_roll(
     *, n_train: int = 10_000, n_validation: int = 1_000, n_test: int = 5_000, noise: float = 0.1, seed: int = 0
 ) -> Dataset:
-    """A rolled-up sheet (D = 3, d = 2): a spiral times a height, uniform in angle on [3/2, 9/2] pi and in height.
+    """Draw a rolled-up sheet (D = 3, d = 2): a spiral times a height, uniform in angle on [3/2, 9/2] pi and in height.
 
     The shape is scikit-learn's, scaled so that neighbouring turns are a distance 1 apart; the height is 3.
 
@@ -179,7 +179,7 @@ def sphere(
     noise: float = 0.1,
     seed: int = 0,
 ) -> Dataset:
-    """The unit sphere (D = 3, d = 2) with a von Mises-Fisher density around the north pole (0, 0, 1).
+    """Draw from the unit sphere (D = 3, d = 2) with a von Mises-Fisher density around the north pole (0, 0, 1).
 
     The density on the manifold is `kappa / (4 pi sinh kappa) exp(kappa x3)`.
 
@@ -214,7 +214,7 @@ def sphere(
 def torus(
     *, n_train: int = 10_000, n_validation: int = 1_000, n_test: int = 5_000, noise: float = 0.1, seed: int = 0
 ) -> Dataset:
-    """A torus around the third axis (D = 3, d = 2), radii 1 and 0.4, uniform in both angles.
+    """Draw a torus around the third axis (D = 3, d = 2), radii 1 and 0.4, uniform in both angles.
 
     Hence the density on the manifold, `1 / (4 pi^2 * 0.4 * (1 + 0.4 cos b))`, is larger inside than outside.
 
@@ -228,13 +228,13 @@ def torus(
     radius, tube = 1.0, 0.4
 
     def embed(u: Tensor) -> Tensor:
-        """The angle around the axis, then that around the tube."""
+        """Embed the angle around the axis, then that around the tube."""
         a, b = u.unbind(1)
         distance = radius + tube * b.cos()  # from the axis
         return torch.stack([distance * a.cos(), distance * a.sin(), tube * b.sin()], 1)
 
     def coordinates(x: Tensor) -> Tensor:
-        """Both angles."""
+        """Return both angles."""
         return torch.stack([_angle(x[:, 1], x[:, 0]), _angle(x[:, 2], x[:, :2].norm(dim=1) - radius)], 1)
 
     chart = Chart(embed, coordinates, _uniform((0.0, math.tau), (0.0, math.tau)))
@@ -252,7 +252,7 @@ def random_manifold(
     noise: float = 0.1,
     seed: int = 0,
 ) -> Dataset:
-    """A random smooth manifold in general position: a wavy graph over a d-plane, standard normal along the plane.
+    """Draw a random smooth manifold in general position: a wavy graph over a d-plane, standard normal along the plane.
 
     `g(u) = Q [u; h(u)]` with a random orthogonal Q and D - d random waves `h_j(u) = a sin(w_j . u + b_j)`. The waves
     carry about as much variance as the plane and `|w_j|` is around 1.5: moderately curved. A graph is injective, and
@@ -304,7 +304,7 @@ def gaussian(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """A centred normal law with diagonal covariance (D = number of variances): what a linear flow must get right.
+    """Draw a centred normal law with diagonal covariance (D = number of variances): what a linear flow must get right.
 
     The small variances are the noise, hence no further noise by default. `log_prob` is exact, that of
     N(0, diag(variances) + noise^2 I); there is no manifold density, for no direction is without variance.
@@ -353,7 +353,7 @@ def _randn(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor,
 
 
 def _normal(dim: int) -> Law:
-    """Standard normal in R^dim."""
+    """Return the standard normal law in R^dim."""
     return Law(
         draw=lambda n, generator: _randn(n, dim, generator),
         log_prob=lambda u: -0.5 * (u.square() + math.log(math.tau)).sum(1),
@@ -362,7 +362,7 @@ def _normal(dim: int) -> Law:
 
 
 def _uniform(*bounds: tuple[float, float]) -> Law:
-    """Uniform in a box."""
+    """Return the uniform law in a box."""
     low, high = torch.tensor(bounds, dtype=torch.float64).T
     return Law(
         draw=lambda n, generator: low + (high - low) * torch.rand(n, len(low), generator=generator, dtype=low.dtype),
@@ -372,11 +372,11 @@ def _uniform(*bounds: tuple[float, float]) -> Law:
 
 
 def _von_mises_fisher(kappa: float) -> Law:
-    """Polar angle and longitude of a von Mises-Fisher law on the unit sphere around the north pole."""
+    """Return the von Mises-Fisher law around the north pole of the unit sphere, of polar angle and longitude."""
     log_constant = math.log(kappa / math.tau / -math.expm1(-2 * kappa))  # exp(kappa (cos - 1)) never overflows
 
     def draw(n: int, generator: torch.Generator) -> Tensor:
-        """By the inverse of the distribution function of the polar angle's cosine."""
+        """Draw by the inverse of the distribution function of the polar angle's cosine."""
         level, turn = torch.rand(2, n, generator=generator, dtype=torch.float64)
         cosine = (
             1 + torch.log(level + (1 - level) * math.exp(-2 * kappa)) / kappa
@@ -399,7 +399,7 @@ def _spiral_angle(x: Float[Tensor, "n 2"]) -> Float[Tensor, "n 1"]:
 
 
 def _angle(y: Float[Tensor, " n"], x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Polar angle in [0, 2 pi)."""
+    """Return the polar angle in [0, 2 pi)."""
     return torch.atan2(y, x) % math.tau
 
 
@@ -434,7 +434,7 @@ def _manifold_log_prob(chart: Chart, x: Float[Tensor, "n D"]) -> Float[Tensor, "
 
 
 def _ambient_log_prob(chart: Chart, noise: float) -> LogDensity | None:
-    """The density of g(u) + noise * eps as a mixture of normals at quadrature nodes; None where it is out of reach."""
+    """Return the log density of g(u) + noise * eps, a mixture of normals at quadrature nodes; None if out of reach."""
     panels = _panels(chart, noise) if noise > 0 else None
     if panels is None or math.prod(panels) * _PANEL ** len(panels) > _MAX_NODES:
         return None
@@ -444,7 +444,7 @@ def _ambient_log_prob(chart: Chart, noise: float) -> LogDensity | None:
     offsets = log_weights + chart.law.log_prob(nodes) - 0.5 * centres.square().sum(1) + constant
 
     def log_prob(x: Tensor) -> Tensor:
-        """Of all nodes together."""
+        """Return the log density of all nodes together."""
         # |x - centre|^2 is expanded, so that a block of rows costs one matrix product
         blocks = (x.double() / noise).split(max(1, _ELEMENTS // len(offsets)))
         return torch.cat([torch.addmm(offsets, y, centres.T).logsumexp(1) - 0.5 * y.square().sum(1) for y in blocks])
@@ -453,7 +453,7 @@ def _ambient_log_prob(chart: Chart, noise: float) -> LogDensity | None:
 
 
 def _panels(chart: Chart, noise: float) -> list[int]:
-    """How many panels each latent coordinate needs: its range times the largest speed |dg/du_i| met there."""
+    """Return how many panels each latent coordinate needs: its range times the largest speed |dg/du_i| met there."""
     low, high = torch.tensor(chart.law.bounds, dtype=torch.float64).T
     probes = _uniform(*chart.law.bounds).draw(1_000, torch.Generator().manual_seed(0))
     speeds = jacobian(chart.embed, probes)[1].norm(dim=1).amax(0)
@@ -463,7 +463,7 @@ def _panels(chart: Chart, noise: float) -> list[int]:
 def _quadrature(
     bounds: tuple[tuple[float, float], ...], panels: list[int]
 ) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
-    """Nodes and log-weights of the product of composite Gauss-Legendre rules on a box."""
+    """Return the nodes and log-weights of the product of composite Gauss-Legendre rules on a box."""
     points, weights = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(_PANEL))
     axes, log_weights = [], []
     for (low, high), count in zip(bounds, panels, strict=True):

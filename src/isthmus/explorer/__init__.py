@@ -23,7 +23,7 @@ __all__ = ["Exploration", "explore", "server_class"]
 
 
 def server_class() -> "type[Server]":
-    """The class that serves a page, `isthmus.explorer.server.Server`.
+    """Return the class that serves a page, `isthmus.explorer.server.Server`.
 
     Raises:
         InputError: the extra `explore` is not installed.

@@ -48,11 +48,11 @@ class Axes(NamedTuple):
     directions: Float[np.ndarray, "d d"]
 
     def coordinates(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """The coordinates of codes."""
+        """Return the coordinates of codes."""
         return (z - self.origin) @ self.directions
 
     def codes(self, u: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """The codes of coordinates."""
+        """Return the codes of coordinates."""
         return self.origin + u @ self.directions.T
 
 
@@ -80,7 +80,7 @@ class Pixels(NamedTuple):
     high: float
 
     def images(self, x: Float[np.ndarray, "n features"]) -> UInt8[np.ndarray, "n h w channels"]:
-        """Images of rows of features, in the user's units."""
+        """Return the images of rows of features, in the user's units."""
         sheet = np.tile(self.blank, (len(x), 1))
         sheet[:, self.features] = x
         grey = np.clip((sheet - self.low) / (self.high - self.low), 0.0, 1.0)
@@ -130,7 +130,7 @@ class Exploration:
         return tuple(Column(name=name, kind="number", role="context", dtype="float64") for name in names)
 
     def axes(self, basis: str) -> Axes:
-        """Coordinates of the codes.
+        """Return coordinates of the codes.
 
         Args:
             basis: one of `BASES`: directions by decreasing variance of the codes, from their mean; or the codes
@@ -152,7 +152,7 @@ class Exploration:
     def neighbours(
         self, z: Float[np.ndarray, " d"], count: int, without: int | None = None
     ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """The rows whose codes are nearest to a code, and their Euclidean distances, nearest first.
+        """Return the rows whose codes are nearest to a code, and their Euclidean distances, nearest first.
 
         Args:
             z: a code.
@@ -165,21 +165,21 @@ class Exploration:
         return nearest, distances[nearest]
 
     def path(self, start: int, end: int, steps: int) -> Float[np.ndarray, "steps d"]:
-        """Codes evenly spaced on the line from the code of one row to that of another, both ends included."""
+        """Interpolate codes evenly on the line from the code of one row to that of another, both ends included."""
         t = np.linspace(0.0, 1.0, steps)[:, None]
         return (1 - t) * self.z[start] + t * self.z[end]
 
     def cut(self, share: float) -> float:
-        """The log density, of one of the rows, below which at most this share of them lies, 0 <= share < 1."""
+        """Return the log density, of one of the rows, below which at most this share of them lies, 0 <= share < 1."""
         return float(np.quantile(self.log_density, share, method="higher"))
 
     def outliers(self, share: float) -> Int[np.ndarray, " k"]:
-        """Rows whose log density is below the cut of this share, least likely first."""
+        """Return the rows whose log density is below the cut of this share, least likely first."""
         order = np.argsort(self.log_density, kind="stable")
         return order[self.log_density[order] < self.cut(share)]
 
     def outlier_table(self, share: float) -> pd.DataFrame:
-        """The outliers: `row`, its place in the user's table, `log_density`, `reconstruction_error`, its columns."""
+        """Return outliers: `row` (place in the user's table), `log_density`, `reconstruction_error`, its columns."""
         chosen = self.outliers(share)
         scores = {
             "row": self.numbers[chosen],
@@ -189,11 +189,11 @@ class Exploration:
         return pd.concat([pd.DataFrame(scores), self.frame.iloc[chosen].reset_index(drop=True)], axis=1)
 
     def given(self, row: int) -> dict[str, Level | None]:
-        """The values of the context columns of a row, None where one is missing; empty without a context."""
+        """Return the values of the context columns of a row, None where one is missing; empty without a context."""
         return {column.name: _level(self.frame[column.name].iloc[row]) for column in self.context}
 
     def decode(self, z: Float[np.ndarray, "n d"], given: Mapping[str, Level | None]) -> Float[np.ndarray, "n features"]:
-        """Features of the points of the manifold that codes stand for, in the user's units.
+        """Decode codes to the features of the points of the manifold that they stand for, in the user's units.
 
         Args:
             z: codes.
@@ -205,13 +205,13 @@ class Exploration:
         return self.fitted.model.decode(torch.from_numpy(z), self._encoded(given, len(z))).numpy()
 
     def table(self, z: Float[np.ndarray, "n d"], given: Mapping[str, Level | None]) -> pd.DataFrame:
-        """The same points as rows in the user's columns, whole numbers rounded."""
+        """Decode codes to rows in the user's columns, whole numbers rounded."""
         codes = pd.DataFrame(z, columns=[f"z{i}" for i in range(z.shape[1])])
         context = pd.DataFrame({name: [value] * len(z) for name, value in given.items()}, index=codes.index)
         return _by_pixel(self.fitted, scoring.decode(self.fitted, pd.concat([codes, context], axis=1)))
 
     def standardised(self, x: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n D"]:
-        """Features as the flow sees them, those that vary."""
+        """Standardise features as the flow sees them, those that vary."""
         return self.fitted.model.columns.standardise(torch.from_numpy(x)).numpy()
 
     @property
@@ -221,7 +221,7 @@ class Exploration:
         return [name for name, inside in zip(scoring.features(self.fitted), kept, strict=True) if inside]
 
     def values(self, what: str) -> Shaped[np.ndarray, " n"]:
-        """What rows may be coloured by: "log density", "reconstruction error", or a column; numbers, or levels as text.
+        """Return "log density", "reconstruction error", or a column, to colour rows by; numbers, or levels as text.
 
         Raises:
             InputError: there is no such column.
@@ -312,7 +312,7 @@ def _samples(fitted: Fitted, n: int, seed: int) -> pd.DataFrame:
 
 
 def _level(value: Any) -> Level | None:
-    """A value as plain Python has it, times as text."""
+    """Convert a value to plain Python, times to text."""
     if pd.isna(value):
         return None
     value = value.item() if isinstance(value, np.generic) else value
@@ -320,7 +320,7 @@ def _level(value: Any) -> Level | None:
 
 
 def _columns_of_fit(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns that the model knows, under its names; constant ones may be absent."""
+    """Return the columns that the model knows, under its names; constant ones may be absent."""
     first = scoring.encode(fitted, frame.iloc[:1])
     names = list(scoring.decode(fitted, first).columns)
     if fitted.schema is None and len(names) == frame.shape[1]:
@@ -329,7 +329,7 @@ def _columns_of_fit(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_pixel(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
-    """The same with a column a pixel in place of a column of images."""
+    """Return the table with a column a pixel in place of a column of images."""
     for column in fitted.schema.columns if fitted.schema else ():
         if column.kind == "image":
             values = np.zeros((len(frame), len(column.features)))
@@ -340,7 +340,7 @@ def _by_pixel(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pixels(fitted: Fitted, x: Float[np.ndarray, "n features"], image: str | None) -> Pixels | None:
-    """How rows become images: as told, as the network has it, or as a square; None where they are none."""
+    """Return how rows become images: as told, as the network has it, or as a square; None where they are none."""
     columns = [] if fitted.schema is None or fitted.schema.image else fitted.schema.columns
     columns = [column for column in columns if column.role == "data"]
     n = len(columns) or x.shape[1]
@@ -363,7 +363,7 @@ def _pixels(fitted: Fitted, x: Float[np.ndarray, "n features"], image: str | Non
 
 
 def _shape(image: str) -> tuple[int, int, int]:
-    """Channels, height and width from text such as 1x28x28 or 28x28."""
+    """Parse channels, height and width from text such as 1x28x28 or 28x28."""
     sizes = image.lower().split("x")
     if not (len(sizes) in (2, 3) and all(size.isdecimal() and int(size) for size in sizes)):
         raise InputError(f"expected channels, height and width such as 1x28x28; got {image!r}; give all three")

@@ -153,7 +153,7 @@ class Page:
 
     def _listen(self, model: Any, changed: Callable[[Any], None], on: str = "value") -> None:
         def heard(_attribute: str, _old: Any, new: Any) -> None:
-            """A visitor's change, not one of the page's own."""
+            """Handle a visitor's change, not one of the page's own."""
             if not self._quiet:
                 with self._told():
                     changed(new)
@@ -162,7 +162,7 @@ class Page:
 
     def _add_button(self, name: str, label: str, pressed: Callable[[], None]) -> None:
         def heard() -> None:
-            """A visitor's press of the button."""
+            """Handle a visitor's press of the button."""
             with self._told():
                 pressed()
 
@@ -207,7 +207,7 @@ class Page:
         self._add_button("back", "Back to the row", lambda: self.choose(self.row))
 
     def _control(self, column: tables.Column) -> Select | Spinner | TextInput:
-        """What a value of a context column is chosen with."""
+        """Return the widget that a value of a context column is chosen with."""
         missing = [_MISSING] if column.has_missing else []
         title = one_line(column.name, 40)
         if column.kind in ("category", "boolean"):
@@ -249,7 +249,7 @@ class Page:
         return Spinner(title=title, low=0, high=int(numbers[-1]), step=1, value=int(numbers[0]))
 
     def _first_columns(self) -> list[str]:
-        """Of the table: those that say something of a row in a list."""
+        """Return the columns of the table that say something of a row in a list."""
         names = list(self._exploration.frame.columns)
         context = [column.name for column in self._exploration.context]
         return context if self._exploration.pixels else names[:_FIRST_COLUMNS]
@@ -332,7 +332,7 @@ class Page:
             self._playing = None
 
     def _advance(self) -> None:
-        """One place on; from the end back to the start, where it stops the next time that it gets to the end."""
+        """Advance by one place; from the end back to the start, and stop the next time that it gets to the end."""
         step, value = 100 / _STEPS, self._place_on_path.value
         self._place_on_path.value = 0 if value > 100 - step / 2 else value + step
         if self._place_on_path.value > 100 - step / 2:
@@ -406,7 +406,7 @@ class Page:
         self._texts["stills"].show(html)
 
     def _lines(self, code: Float[np.ndarray, "1 d"]) -> list[tuple[Any, ...]]:
-        """Column by column, the chosen row beside what a code stands for; none where pictures are shown."""
+        """Return, column by column, the chosen row beside what a code stands for; none where pictures are shown."""
         if self._pictures:
             return []
         frame, decoded = self._exploration.frame, self._exploration.table(code, self.given)
@@ -423,7 +423,7 @@ class Page:
         return self._exploration.path(start, end, steps)
 
     def _known(self, value: float | None) -> int:
-        """A row by its number in the user's table."""
+        """Find a row by its number in the user's table."""
         row = None if value is None else self._index.get(int(value))
         if row is None:
             raise InputError(f"expected one of the {len(self._index):,} rows shown; got {value}; choose another")
@@ -447,7 +447,7 @@ class Page:
 
     @contextlib.contextmanager
     def _silence(self) -> Iterator[None]:
-        """What widgets are set to here is no choice of the visitor's."""
+        """Ignore changes of widgets meanwhile, as they are no choice of the visitor's."""
         before, self._quiet = self._quiet, True
         try:
             yield
@@ -456,7 +456,7 @@ class Page:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """What is wrong with a choice is said on the page."""
+        """Show on the page what is wrong with a choice."""
         try:
             yield
         except InputError as error:
@@ -466,7 +466,7 @@ class Page:
 
 
 def _menu(title: str, options: Sequence[str] = ()) -> Select:
-    """A choice of one, the first of them chosen."""
+    """Return a menu of options, the first of them chosen."""
     choices: list[str | tuple[Any, str]] = [*options]
     return Select(title=title, options=choices, value=options[0] if options else "")
 

@@ -146,7 +146,7 @@ class _Site(BokehTornado):
     """Answers requests for this machine alone, and keeps their queries out of the log."""
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """Tornado asks for it before anything else is done about a request."""
+        """Return the handler of a request, which Tornado asks for before anything else is done about it."""
         request.uri = request.path  # which is what log lines show; the arguments are parsed by now
         if request.host.lower() not in self.websocket_origins:
             return self.get_handler_delegate(request, _Elsewhere)
@@ -157,7 +157,7 @@ class _Elsewhere(RequestHandler):
     """What a request for another host gets."""
 
     def prepare(self) -> None:
-        """Refuse it, whatever its method."""
+        """Refuse the request, whatever its method."""
         raise HTTPError(403, reason="expected 127.0.0.1 or localhost with the port of isthmus explore as the host")
 
 
@@ -195,7 +195,7 @@ class _Visitors(AuthProvider):
         """Bokeh awaits it before every answer."""
 
         async def user(handler: RequestHandler) -> str:
-            """Whoever has the cookie."""
+            """Return the same name for each visitor who has the cookie, and refuse others."""
             self.check(handler)
             return "visitor"
 
@@ -211,7 +211,7 @@ class _Login(RequestHandler):
     """Where a token lets a browser in."""
 
     def initialize(self, visitors: _Visitors) -> None:
-        """Bokeh's way of handing over arguments."""
+        """Keep the arguments that Bokeh hands over this way."""
         self._visitors = visitors
 
     def get(self) -> None:
@@ -228,7 +228,7 @@ class _Outliers(RequestHandler):
     """The outliers at a share of rows, as CSV."""
 
     def initialize(self, exploration: Exploration, visitors: _Visitors) -> None:
-        """Bokeh's way of handing over arguments."""
+        """Keep the arguments that Bokeh hands over this way."""
         self._exploration, self._visitors = exploration, visitors
 
     def get(self) -> None:

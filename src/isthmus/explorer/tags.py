@@ -20,7 +20,7 @@ _LONGEST_CELL = 40
 
 
 def plain(value: Any) -> str:
-    r"""A value as a line of text: numbers to three significant digits, nothing for a missing one.
+    r"""Format a value as a line of text: numbers to three significant digits, nothing for a missing one.
 
     Args:
         value: a number, a text, a time or a missing value.
@@ -35,7 +35,7 @@ def plain(value: Any) -> str:
 
 
 def cell(value: Any) -> str:
-    """The same, as HTML that breaks between words only, and not at the hyphens of a date.
+    """Format a value like `plain`, as HTML that breaks between words only, and not at the hyphens of a date.
 
     Args:
         value: a number, a text, a time or a missing value.
@@ -49,7 +49,7 @@ def cell(value: Any) -> str:
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """A table, the first cell of each line its heading, in a frame of its own that scrolls.
+    """Return an HTML table, the first cell of each line its heading, in a frame of its own that scrolls.
 
     Args:
         head: the headings of the columns.
@@ -72,7 +72,7 @@ def _line(first: Any, rest: Sequence[Any]) -> str:
 
 
 def picture(image: UInt8[np.ndarray, "h w channels"], caption: str) -> str:
-    """An image with a line below it.
+    """Return HTML of an image with a line below it.
 
     Args:
         image: grey or red, green and blue.
@@ -90,7 +90,7 @@ def picture(image: UInt8[np.ndarray, "h w channels"], caption: str) -> str:
 
 
 def gallery(images: UInt8[np.ndarray, "n h w channels"], captions: Sequence[str], size: str) -> str:
-    """Images beside one another.
+    """Return HTML of images beside one another.
 
     Args:
         images: as `picture` has them.
@@ -106,7 +106,7 @@ def gallery(images: UInt8[np.ndarray, "n h w channels"], captions: Sequence[str]
 
 
 def scale(colors: Sequence[str], title: str, labels: Iterable[float]) -> str:
-    """Which colour means which number.
+    """Return a colour scale: which colour means which number.
 
     Args:
         colors: as CSS has them, evenly spaced from the lowest number to the highest.
@@ -124,7 +124,7 @@ def scale(colors: Sequence[str], title: str, labels: Iterable[float]) -> str:
 
 
 def key(colors: Sequence[str], names: Sequence[str]) -> str:
-    """Which colour means which level.
+    """Return a legend of colours: which colour means which level.
 
     Args:
         colors: as CSS has them.

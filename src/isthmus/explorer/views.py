@@ -48,7 +48,7 @@ class Text:
         self.model = Div(name=name, sizing_mode="stretch_width", disable_math=True)
 
     def show(self, html: str) -> None:
-        """Replace it; an empty one takes no room."""
+        """Replace the text; an empty one takes no room."""
         self.model.update(text=html, visible=bool(html))
 
 
@@ -254,6 +254,6 @@ class Portrait:
 
 
 def _range(values: Float[np.ndarray, "*n"]) -> tuple[float, float]:
-    """From where to where most of the values go."""
+    """Return the range that holds most of the values."""
     low, high = np.quantile(values, _CLIP) if values.size else (0.0, 1.0)
     return float(low), float(high) if high > low else float(low) + 1.0

@@ -19,7 +19,7 @@ _PIT_BINS = 20
 def histogram(
     values: Float[np.ndarray, " n"], cut: float, *, what: str, unusual: str = "below", logarithmic: bool = False
 ) -> Picture:
-    """How a score is distributed over rows, with the cut beyond which a row is called unusual.
+    """Draw the histogram of a score over rows, with the cut beyond which a row is called unusual.
 
     Args:
         values: one score a row; those that are not finite are left out.
@@ -64,7 +64,7 @@ def histogram(
 
 
 def kolmogorov_smirnov(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -> float:
-    """The largest difference of two empirical distribution functions, in [0, 1].
+    """Return the largest difference of two empirical distribution functions, in [0, 1].
 
     Args:
         x: values.
@@ -82,7 +82,7 @@ def kolmogorov_smirnov(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -
 
 @styled
 def marginals(rows: Float[np.ndarray, "n D"], samples: Float[np.ndarray, "m D"], names: Sequence[str]) -> Picture:
-    """Each column of the rows against the same column of samples, with the distance of Kolmogorov and Smirnov (KS).
+    """Draw each column of rows against that of samples, with the distance of Kolmogorov and Smirnov (KS).
 
     Args:
         rows: data, in the user's units.
@@ -120,7 +120,7 @@ def marginals(rows: Float[np.ndarray, "n D"], samples: Float[np.ndarray, "m D"],
 
 @styled
 def pair_plot(rows: Float[np.ndarray, "n D"], samples: Float[np.ndarray, "m D"], names: Sequence[str]) -> Picture:
-    """Columns of rows and samples against one another; on the diagonal each alone.
+    """Draw columns of rows and samples against one another; on the diagonal each alone.
 
     Args:
         rows: data, in the user's units.
@@ -174,7 +174,7 @@ def _correlations(rows: Float[np.ndarray, "n D"], samples: Float[np.ndarray, "m 
 
 @styled
 def calibration(pit: Float[np.ndarray, " n"]) -> Picture:
-    """Is the spread off the surface what the model says? Uniform if so; a hump says that the noise is overstated.
+    """Draw whether the spread off the surface is what the model says: uniform if so, a hump if noise is overstated.
 
     Args:
         pit: the normal distribution function of residuals along directions normal to the surface, each divided by the
@@ -207,7 +207,7 @@ def calibration(pit: Float[np.ndarray, " n"]) -> Picture:
 
 
 def _limits(*groups: Float[np.ndarray, " _"]) -> tuple[float, float]:
-    """A range that holds nearly all of the values."""
+    """Return a range that holds nearly all of the values."""
     low = min(float(np.quantile(values, 0.002)) for values in groups)
     high = max(float(np.quantile(values, 0.998)) for values in groups)
     spare = 0.06 * (high - low) or 0.5
@@ -215,7 +215,7 @@ def _limits(*groups: Float[np.ndarray, " _"]) -> tuple[float, float]:
 
 
 def _two_histograms(ax: Axes, rows: Float[np.ndarray, " n"], samples: Float[np.ndarray, " m"]) -> None:
-    """Rows as filled steps, samples as a line, on the same bins, each as a density."""
+    """Draw histograms: rows as filled steps, samples as a line, on the same bins, each as a density."""
     low, high = _limits(rows, samples)
     edges = np.linspace(low, high, _BINS + 1)
     if all((values == np.round(values)).all() for values in (rows, samples)) and high - low < _WHOLE_BINS:

@@ -75,7 +75,7 @@ def _error_curve(ax: Axes, step: Float[np.ndarray, " n"], error: Float[np.ndarra
 def reconstruction_floor(
     linear: Float[np.ndarray, " dims"], pieces: Float[np.ndarray, " dims"], latent_dim: int, model: float
 ) -> Picture:
-    """What the model leaves of held-out rows, against what linear and piecewise linear fits of each dimension leave.
+    """Draw the residual of the model on held-out rows against linear and piecewise linear fits of each dimension.
 
     Args:
         linear: residual standard deviation per direction off the principal axes, for 0, 1, 2, ... of them, in standard
@@ -113,7 +113,7 @@ def reconstruction_floor(
 
 @styled
 def spectrum(mean: Float[np.ndarray, " d"], deviation: Float[np.ndarray, " d"], sigma: float) -> Picture:
-    """The extents of the learned surface in its own directions, against the noise.
+    """Draw the extents of the learned surface in its own directions, against the noise.
 
     Args:
         mean: mean singular values of the decoder's derivative, scaled by the codes' spread, in standard deviations of
@@ -149,7 +149,7 @@ def spectrum(mean: Float[np.ndarray, " d"], deviation: Float[np.ndarray, " d"], 
 
 @styled
 def latent_dim_curve(records: Sequence[Mapping[str, float]], chosen: int) -> Picture:
-    """Held-out log density against the latent dimension, with standard errors.
+    """Draw held-out log density against the latent dimension, with standard errors.
 
     Args:
         records: each with `latent_dim`, `log_likelihood` in nats a row and `standard_error`.

@@ -92,7 +92,7 @@ class Picture(NamedTuple):
     alt: str
 
     def svg(self, name: str, described_by: str | None = None) -> str:
-        """An `<svg>` element for a page, in the page's own colours.
+        """Return an `<svg>` element for a page, in the page's own colours.
 
         Args:
             name: prefix of its ids, unique in the page.
@@ -114,7 +114,7 @@ class Picture(NamedTuple):
         return body.replace(INK, "currentColor")
 
     def png(self) -> bytes:
-        """The figure as an image of its own, on white."""
+        """Return the figure as a PNG image of its own, on white."""
         return self._saved("png", facecolor="white")
 
     def _saved(self, form: str, **options: Any) -> bytes:
@@ -131,7 +131,7 @@ def styled(function: Callable[P, Picture]) -> Callable[P, Picture]:
 
 
 def canvas(rows: int = 1, columns: int = 1, *, height: float = 2.9, **options: Any) -> tuple[Figure, list[Any]]:
-    """A figure of one page column's width, with its axes row by row.
+    """Return a figure of one page column's width, with its axes row by row.
 
     Args:
         rows: of axes.
@@ -149,7 +149,7 @@ def canvas(rows: int = 1, columns: int = 1, *, height: float = 2.9, **options: A
 
 
 def points(ax: Axes, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], **options: Any) -> Any:
-    """A scatter plot that stays small however many points it has.
+    """Draw a scatter plot that stays small however many points it has.
 
     Args:
         ax: where.
@@ -166,7 +166,7 @@ def points(ax: Axes, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], **o
 
 
 def log_scale(ax: Any, which: str, low: float, high: float) -> None:
-    """A logarithmic scale whose labels are plain numbers, however short it is.
+    """Set a logarithmic scale whose labels are plain numbers, however short it is.
 
     Args:
         ax: where.
@@ -183,7 +183,7 @@ def log_scale(ax: Any, which: str, low: float, high: float) -> None:
 
 
 def nats(value: float) -> str:
-    """A log density as a sentence has it: two decimals, as differences count.
+    """Format a log density as a sentence has it: two decimals, as differences count.
 
     Example:
         >>> nats(-112.046)
@@ -193,7 +193,7 @@ def nats(value: float) -> str:
 
 
 def shown(name: object, limit: int = 22) -> str:
-    """A column's name as an axis has room for it.
+    """Shorten a column's name to the room that an axis has for it.
 
     Example:
         >>> shown("a very long name of a column")
@@ -204,7 +204,7 @@ def shown(name: object, limit: int = 22) -> str:
 
 
 def number(value: float) -> str:
-    """A number as a sentence has it.
+    """Format a number as a sentence has it.
 
     Example:
         >>> number(1234567.0), number(0.012345), number(-3.0)

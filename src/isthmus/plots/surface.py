@@ -21,7 +21,7 @@ _CLIP = (0.01, 0.99)  # the colour scale leaves out the outermost values
 def latent_scatter(
     z: Float[np.ndarray, "n d"], values: Shaped[np.ndarray, " n"], what: str, axes: Sequence[str] = ()
 ) -> Picture:
-    """Codes against one another, coloured by a number or by a level; a single code against the number itself.
+    """Draw codes against one another, coloured by a number or by a level; a single code against the number itself.
 
     Args:
         z: codes, of which the first three are drawn.
@@ -69,7 +69,7 @@ def manifold(
     axes: Sequence[str],
     lines: Sequence[Float[np.ndarray, "_ k"]] = (),
 ) -> Picture:
-    """The learned surface in the data's space, coloured by the density on it, with rows behind it.
+    """Draw the learned surface in the data's space, coloured by the density on it, with rows behind it.
 
     Args:
         surface: points of the surface, without noise; 2 or 3 coordinates.
@@ -112,7 +112,7 @@ def manifold(
 
 
 def _name_axes(ax: Any, names: Sequence[str]) -> None:
-    """Names of the coordinates; in space without walls, which would be white on a dark page."""
+    """Label the axes with the coordinates; in space without walls, which would be white on a dark page."""
     solid = len(names) == 3
     for letter, name in zip("xyz", names, strict=False):
         getattr(ax, f"set_{letter}label")(shown(name, 14 if solid else 28))
@@ -125,7 +125,7 @@ def _name_axes(ax: Any, names: Sequence[str]) -> None:
 
 
 def _spans(values: Float[np.ndarray, "n k"], names: Sequence[str]) -> str:
-    """From where to where each coordinate goes."""
+    """Return the range of each coordinate in words."""
     ends = zip(names, values.min(0), values.max(0), strict=True)
     return ", ".join(f"{shown(name, 40)} from {number(low)} to {number(high)}" for name, low, high in ends)
 
@@ -134,7 +134,7 @@ def _spans(values: Float[np.ndarray, "n k"], names: Sequence[str]) -> str:
 def profiles(
     t: Float[np.ndarray, " steps"], walks: Float[np.ndarray, "walks steps D"], names: Sequence[str], most: int = 5
 ) -> Picture:
-    """How columns change on walks along the surface's leading directions, each from the middle to both sides.
+    """Draw how columns change on walks along the surface's leading directions, each from the middle to both sides.
 
     Args:
         t: place on the walk, in standard deviations of the codes.
@@ -170,7 +170,7 @@ def profiles(
 
 @styled
 def image_rows(images: Float[np.ndarray, "lines columns h w"], labels: Sequence[str], what: str) -> Picture:
-    """Rows of pictures, all on one scale of grey.
+    """Draw rows of pictures, all on one scale of grey.
 
     Args:
         images: grey values.
@@ -205,7 +205,7 @@ def image_rows(images: Float[np.ndarray, "lines columns h w"], labels: Sequence[
 
 
 def _colored(ax: Axes, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], values: Shaped[np.ndarray, " n"]) -> Any:
-    """Points coloured by a number, in the order of the number, or by a level, with a legend's entry each."""
+    """Draw points coloured by a number, in the order of the number, or by a level, with a legend's entry each."""
     if values.dtype.kind in "fiu":
         low, high = np.quantile(values[np.isfinite(values)], _CLIP)
         order = np.argsort(values, kind="stable")
@@ -223,7 +223,7 @@ def _colored(ax: Axes, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], v
 
 
 def _course(values: Float[np.ndarray, " steps"]) -> str:
-    """From where to where, and between which values if it turns on the way."""
+    """Return in words the first and last value, and the range if it turns on the way."""
     start, end, low, high = (number(round(float(v), 2)) for v in (values[0], values[-1], values.min(), values.max()))
     turns = high not in (start, end) or low not in (start, end)
     return f"from {start} to {end}" + (f" (between {low} and {high})" if turns else "")

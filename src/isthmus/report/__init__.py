@@ -56,7 +56,7 @@ def render(
     seed: int = 0,
     deadline: Deadline | None = None,
 ) -> str:
-    """The report as HTML.
+    """Return the report as HTML.
 
     Args:
         fitted: the model and its record.
@@ -160,7 +160,7 @@ def write(
 
 
 def image_shape(text: str | None) -> tuple[int, int] | None:
-    """Height and width from text such as 28x28.
+    """Parse a height and a width from text such as 28x28.
 
     Args:
         text: two numbers with an x between them, or None; a single channel, 1x, may stand before them.
@@ -189,13 +189,13 @@ def _check_file(output: Path) -> None:
 
 
 def _own_shape(fitted: Fitted) -> tuple[int, int] | None:
-    """Height and width of the grey images that rows are; None where they are none."""
+    """Return the height and width of the grey images that rows are; None where they are none."""
     shape = fitted.image
     return shape[1:] if shape and shape[0] == 1 and _is_image(fitted, shape) else None
 
 
 def _is_image(fitted: Fitted, shape: tuple[int, ...]) -> bool:
-    """Whether rows of the table have as many plain numbers."""
+    """Tell whether rows of the table have as many plain numbers as an image of this shape."""
     data = _number_columns(fitted)
     return math.prod(shape) == _count(fitted) and not any(column.levels for column in data)
 
@@ -208,7 +208,7 @@ def _check_shape(fitted: Fitted, shape: tuple[int, int] | None) -> None:
 
 
 def _number_columns(fitted: Fitted) -> list[Column]:
-    """The columns of the table that are modelled; of a table of images, whose columns are its pixels, none."""
+    """Return the columns of the table that are modelled; of a table of images, whose columns are its pixels, none."""
     if fitted.schema is None or fitted.schema.image:
         return []
     return [column for column in fitted.schema.columns if column.role == "data"]
@@ -312,7 +312,7 @@ def _score_rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
 
 
 def _sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """Return a text with a capital and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 

@@ -45,7 +45,7 @@ class Score(NamedTuple):
 
 
 def learned_from(evidence: Evidence) -> Rows | None:
-    """The rows that alternatives are fitted to: of `evidence.learn` as many as are affordable, or None.
+    """Return the rows that alternatives are fitted to: of `evidence.learn` as many as are affordable, or None.
 
     Args:
         evidence: what `gather` returned.
@@ -56,7 +56,7 @@ def learned_from(evidence: Evidence) -> Rows | None:
 
 
 def compare(fitted: Fitted, evidence: Evidence, *, seed: int = 0, deadline: Deadline | None = None) -> list[Score]:
-    """The model, probabilistic PCA of the same dimension and a Gaussian mixture, scored on the same rows.
+    """Score the model, probabilistic PCA of the same dimension and a Gaussian mixture on the same rows.
 
     The two are fitted to `learned_from(evidence)`; the mixture's number of components and its ridge are chosen on a
     quarter of these rows.
@@ -113,7 +113,7 @@ def _ppca(rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], d: int) -> Float[
 def _mixture(
     rows: Float[Tensor, "n D"], x: Float[Tensor, "m D"], seed: int, limit: Deadline
 ) -> tuple[str, Float[Tensor, " m"]]:
-    """The best mixture by a quarter of the rows, its components raised as long as that gains."""
+    """Fit the best Gaussian mixture by a quarter of the rows, its components raised as long as that gains."""
     quarter = len(rows) // 4
     inner, outer = rows[quarter:], rows[:quarter]
     kind = "full" if rows.shape[1] <= _FULL_COLUMNS else "diag"

@@ -181,7 +181,7 @@ def _on_surface(
 
 @torch.no_grad()
 def surface(fitted: Fitted, flow: Injection, evidence: Evidence, *, seed: int = 0) -> Surface:
-    """Points of the learned surface as the latent density has them, with the density on it.
+    """Sample points of the learned surface from the latent density, with the density on it.
 
     Args:
         fitted: the model and its record.
@@ -208,7 +208,7 @@ def surface(fitted: Fitted, flow: Injection, evidence: Evidence, *, seed: int = 
 
 @torch.no_grad()
 def walks(flow: Injection, surface: OnSurface, rows: Rows, *, steps: int, most: int = 3) -> Walks:
-    """Along the directions in code space that move the reconstruction most, through the mean code.
+    """Return walks along the directions in code space that move the reconstruction most, through the mean code.
 
     Args:
         flow: the flow.
@@ -235,14 +235,14 @@ def walks(flow: Injection, surface: OnSurface, rows: Rows, *, steps: int, most: 
 
 
 def typical(rows: Rows) -> Context:
-    """The context nearest to the mean of all, (1, C), or None."""
+    """Return the context nearest to the mean of all, (1, C), or None."""
     if rows.c is None:
         return None
     return rows.c[(rows.c - rows.c.mean(0)).square().sum(1).argmin()].unsqueeze(0)
 
 
 def _rows(fitted: Fitted, frame: pd.DataFrame | None, seed: int) -> tuple[Source, int, Rows | None, Rows]:
-    """Where rows come from, how many the table has, rows to learn from, and rows to judge on."""
+    """Return where rows come from, how many the table has, rows to learn from, and rows to judge on."""
     model, flow = fitted.model, fitted.model.flow
     if frame is None:
         n = _TWO_SAMPLE_ROWS
@@ -266,7 +266,7 @@ def _rows(fitted: Fitted, frame: pd.DataFrame | None, seed: int) -> tuple[Source
 def _told_apart(
     columns: Columns, drawn: Float[Tensor, "n D"], x: Float[Tensor, "n D"], seed: int, limit: Deadline
 ) -> float | None:
-    """The classifier's AUC on what a user sees: whole numbers are whole; None where there is no time for it."""
+    """Return the classifier's AUC on what a user sees: whole numbers are whole; None where there is no time for it."""
     rows = _affordable_rows(x.shape[1], limit)
     if rows < _FEWEST_TOLD:
         return None
@@ -275,13 +275,13 @@ def _told_apart(
 
 
 def _affordable_rows(D: int, limit: Deadline) -> int:
-    """How many rows of either kind the classifier can learn from in time: its seconds go as n D, after D^3."""
+    """Return how many rows of either kind the classifier can learn from in time: its seconds go as n D, after D^3."""
     seconds = _SHARE_OF_CLASSIFIER * limit.left() - _SECONDS_PER_CUBE * D**3
     return int(min(_TWO_SAMPLE_ROWS, seconds / (_SECONDS_PER_CELL * D)))
 
 
 def _off_axes(learn: Float[Tensor, "n D"], x: Float[Tensor, "m D"], dims: int) -> Float[Tensor, " dims"]:
-    """Mean square per direction off the leading 0, 1, ... principal axes of other rows."""
+    """Return the mean square per direction off the leading 0, 1, ... principal axes of other rows."""
     mean = learn.mean(0)
     axes = torch.linalg.svd(learn[:: max(1, len(learn) // _ROWS)] - mean, full_matrices=False).Vh[: dims - 1]
     inside = ((x - mean) @ axes.mT).square().mean(0)
@@ -292,7 +292,7 @@ def _off_axes(learn: Float[Tensor, "n D"], x: Float[Tensor, "m D"], dims: int) -
 def _calibration(
     fitted: Fitted, rows: Rows, z: Float[Tensor, "n d"], residual: Float[Tensor, "n D"]
 ) -> Float[Tensor, " p"]:
-    """Where residuals lie in the model's distribution of them, along random directions normal to the surface."""
+    """Return the probability integral transform of residuals under the model, along random normals of the surface."""
     density = fitted.model.density
     if not isinstance(density, Ambient) or density.flow.data_dim == density.flow.latent_dim:
         return z.new_zeros(0)
@@ -313,7 +313,7 @@ def _calibration(
 
 
 def _deviations(noise: Noise, directions: Float[Tensor, "n K D"]) -> Float[Tensor, "n K components"]:
-    """The standard deviation of each component's noise along unit vectors."""
+    """Return the standard deviation of each component's noise along unit vectors."""
     eye = torch.eye(directions.shape[2]).to(directions)
     index = torch.zeros(len(eye), dtype=torch.long)
     roots = (noise.color(eye, index + k) for k in range(len(noise.half_log_det())))  # transposed
@@ -321,7 +321,7 @@ def _deviations(noise: Noise, directions: Float[Tensor, "n K D"]) -> Float[Tenso
 
 
 def _lines(low: Float[Tensor, " d"], high: Float[Tensor, " d"]) -> list[Float[Tensor, "_ d"]]:
-    """Codes along lines: one for d = 1, a net for d = 2."""
+    """Return codes along lines: one for d = 1, a net for d = 2."""
     share = torch.linspace(0, 1, _LINE_POINTS).to(low).unsqueeze(1)
     if len(low) == 1:
         return [low + share * (high - low)]

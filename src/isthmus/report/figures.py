@@ -66,7 +66,7 @@ def _extents(surface: OnSurface) -> Iterator[Figure]:
 
 
 def _events(fitted: Fitted) -> Iterator[tuple[float, str]]:
-    """What happened in training, by its step."""
+    """Yield the events of training, each with its step."""
     log, metrics = fitted.log, fitted.metrics
     broken = [row["step"] for row in log if not np.isfinite(row["log_density"] + row.get("reconstruction", 0.0))]
     if broken:
@@ -86,7 +86,7 @@ def _events(fitted: Fitted) -> Iterator[tuple[float, str]]:
 
 
 def _left_out(metrics: Mapping[str, Any]) -> str:
-    """What of training has no place in the log."""
+    """Return in words what of training has no place in the log."""
     skipped, retreats = metrics.get("skipped_steps", 0), metrics.get("retreats", 0)
     if not skipped:
         return ""
@@ -95,7 +95,7 @@ def _left_out(metrics: Mapping[str, Any]) -> str:
 
 
 def sample_figures(fitted: Fitted, evidence: Evidence, shape: tuple[int, int] | None) -> Iterator[Figure]:
-    """Samples against rows, column by column and in pairs, and as images where a shape is given."""
+    """Draw samples against rows, column by column and in pairs, and as images where a shape is given."""
     model = fitted.model
     rows, drawn = (model.columns.round_integers(model.columns.restore(u)) for u in (evidence.rows.x, evidence.drawn))
     a, b = (_thin(values).numpy() for values in (rows, drawn))
@@ -170,7 +170,7 @@ def _drawn_surface(fitted: Fitted, evidence: Evidence, found: Surface) -> Pictur
         names = [name for name, kept in zip(features(fitted), columns.kept, strict=True) if kept]
 
         def place(u: Tensor) -> np.ndarray:
-            """In the table's own columns."""
+            """Return points in the table's own columns."""
             return columns.restore(u)[:, columns.kept].numpy()
     else:
         mean = evidence.rows.x.mean(0)
@@ -178,7 +178,7 @@ def _drawn_surface(fitted: Fitted, evidence: Evidence, found: Surface) -> Pictur
         names = ["principal axis 1", "principal axis 2"]
 
         def place(u: Tensor) -> np.ndarray:
-            """On two principal axes."""
+            """Project points on two principal axes."""
             return ((u - mean) @ axes.mT).numpy()
 
     lines = [place(line) for line in found.lines]
@@ -186,7 +186,7 @@ def _drawn_surface(fitted: Fitted, evidence: Evidence, found: Surface) -> Pictur
 
 
 def score_figures(evidence: Evidence) -> Iterator[Figure]:
-    """Histograms of the scores with the outlier cut, and the calibration."""
+    """Draw histograms of the scores with the outlier cut, and the calibration."""
     if evidence.source == "drawn":
         return
     density = evidence.log_density.numpy()
@@ -209,7 +209,7 @@ def score_figures(evidence: Evidence) -> Iterator[Figure]:
 
 
 def statistics(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str, str]]:
-    """Two-sample statistics: name, value, how to read it."""
+    """Return two-sample statistics: name, value, how to read it."""
     found = []
     if evidence.samples is not None:
         energy = evidence.samples.energy
@@ -233,7 +233,7 @@ def statistics(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str, str]]
 
 
 def _plain_columns(fitted: Fitted) -> list[int]:
-    """The varying columns that are no level and no indicator, or if there are none, all that vary."""
+    """Return the varying columns that are no level and no indicator, or if there are none, all that vary."""
     kept = [j for j, inside in enumerate(fitted.model.columns.kept) if inside]
     schema = fitted.schema.columns if fitted.schema else ()
     if not schema:
@@ -243,7 +243,7 @@ def _plain_columns(fitted: Fitted) -> list[int]:
 
 
 def _pixels(fitted: Fitted, x: Tensor, shape: tuple[int, int]) -> Float[np.ndarray, "n h w"]:
-    """Rows as images, constant columns of the table filled in again."""
+    """Return rows as images, constant columns of the table filled in again."""
     schema, values = fitted.schema, x.numpy()
     if schema is not None and not schema.image:
         values = schema.decode(values).to_numpy(np.float64)

@@ -96,7 +96,7 @@ _HEADLINES = {
 
 
 def verdicts(fitted: Fitted, noticed: Sequence[Verdict] = ()) -> Verdicts:
-    """The verdict on a model, from the checks of its fit and from what the table shows.
+    """Return the verdict on a model, from the checks of its fit and from what the table shows.
 
     Args:
         fitted: the model and its record.
@@ -125,7 +125,7 @@ def verdicts(fitted: Fitted, noticed: Sequence[Verdict] = ()) -> Verdicts:
 
 
 def _not_ok(every: Sequence[Verdict]) -> list[Verdict]:
-    """The worst first."""
+    """Return the verdicts that are not `ok`, the worst first."""
     return sorted((v for v in every if v.status != "ok"), key=lambda v: -STATUSES.index(v.status))
 
 
@@ -142,7 +142,7 @@ def _reason(health: Health, others: int) -> str:
 
 
 def noticed(fitted: Fitted, evidence: Evidence, scores: Sequence[Score]) -> list[Verdict]:
-    """What the table shows beside the checks of the fit: as verdicts, those that are `ok` among them.
+    """Return what the table shows beside the checks of the fit: as verdicts, those that are `ok` among them.
 
     Args:
         fitted: the model and its record.
@@ -198,7 +198,7 @@ def _shifted(fitted: Fitted, evidence: Evidence) -> Iterator[Verdict]:
 
 
 def summary(fitted: Fitted, evidence: Evidence) -> str:
-    """What the model is, for a reader who has never seen one.
+    """Describe what the model is, for a reader who has never seen one.
 
     Args:
         fitted: the model and its record.
@@ -220,7 +220,7 @@ def summary(fitted: Fitted, evidence: Evidence) -> str:
 
 
 def judged(evidence: Evidence) -> str:
-    """Which rows the figures show.
+    """Say which rows the figures show.
 
     Args:
         evidence: what the table showed.
@@ -241,7 +241,7 @@ def judged(evidence: Evidence) -> str:
 
 
 def fairness(evidence: Evidence) -> str:
-    """Who has seen what in the comparison with simpler models.
+    """Say which rows each model has seen in the comparison with simpler models.
 
     Args:
         evidence: what the table showed.
@@ -262,7 +262,7 @@ def fairness(evidence: Evidence) -> str:
 
 
 def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
-    """What was learned, by name.
+    """Return facts on what was learned, by name.
 
     Args:
         fitted: the model and its record.
@@ -323,7 +323,7 @@ def _part(record: Mapping[str, Any]) -> str:
 
 
 def column_table(fitted: Fitted, names: Sequence[str] | None) -> list[tuple[str, str, str]]:
-    """What was done to the columns: a kind of treatment, how many columns, and which.
+    """Return what was done to the columns: a kind of treatment, how many columns, and which.
 
     Args:
         fitted: the model and its record.

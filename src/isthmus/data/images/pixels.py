@@ -56,23 +56,23 @@ class Pixels:
             )
 
     def spread(self, x: Num[Tensor, "n D"], generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
-        """Levels (n, D) as real numbers `v`, float64, each spread evenly over its unit."""
+        """Dequantise levels (n, D) to real numbers `v`, float64, each spread evenly over its unit."""
         y = (x + torch.rand(x.shape, generator=generator, dtype=torch.float64)) / self.levels
         return y if self.logit is None else (self.logit + (1 - 2 * self.logit) * y).logit()
 
     def restore(self, v: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
-        """The levels that real numbers stand for, (n, D); the nearest one for numbers beyond them."""
+        """Return the levels that real numbers stand for, (n, D); the nearest one for numbers beyond them."""
         y = v if self.logit is None else (v.sigmoid() - self.logit) / (1 - 2 * self.logit)
         return (y * self.levels).floor().clamp(0, self.levels - 1)
 
     def log_det(self, v: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
-        """`log|dv/dx|` of each row, (n,) in nats: to be added to a log density of v."""
+        """Return `log|dv/dx|` of each row, (n,) in nats: to be added to a log density of v."""
         constant = -math.log(self.levels) + (0.0 if self.logit is None else math.log(1 - 2 * self.logit))
         slope = torch.zeros_like(v) if self.logit is None else -logsigmoid(v) - logsigmoid(-v)
         return (slope + constant).sum(1)
 
     def bits_per_dimension(self, log_prob: Float[Tensor, " n"], v: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
-        """An upper bound, in the mean, of `-log2 P(x) / D`.
+        """Return an upper bound, in the mean, of the bits per dimension `-log2 P(x) / D`.
 
         Args:
             log_prob: log density of the rows v, (n,) in nats.

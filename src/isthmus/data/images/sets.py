@@ -49,7 +49,7 @@ class _Split(NamedTuple):
     label: UInt8[np.ndarray, " n"] | None = None
 
     def at(self, index: Any) -> "_Split":
-        """Some of them, by numbers or a slice."""
+        """Return the images at these indices, or of a slice, with their classes."""
         return _Split(self.x[index], None if self.label is None else self.label[index])
 
 
@@ -75,7 +75,7 @@ def _set(name: str, summary: str, read: _Reader, latent_dim: int | None = None) 
         pixels = Pixels(logit=logit)
 
         def rows(split: _Split) -> torch.Tensor:
-            """Flat rows of float32, some at a time."""
+            """Return the images as flat rows of float32, converted some at a time."""
             parts = torch.from_numpy(split.x.reshape(len(split.x), -1)).split(_VALIDATION)
             return torch.cat([(pixels.spread(p, generator) if dequantise else p / 255).float() for p in parts])
 
@@ -115,14 +115,14 @@ def _by_seed(images: _Split, seed: int) -> _Splits:
 
 
 def _idx(name: str, torchvision: str) -> _Reader:
-    """Four idx files in a folder of this name, or where torchvision unpacks them."""
+    """Return a reader of four idx files in a folder of this name, or where torchvision unpacks them."""
 
     def read(folder: Folder, _: int) -> _Splits:
-        """All four."""
+        """Read all four files."""
         from isthmus.data.tables.pictures import read_idx
 
         def part(of: str) -> _Split:
-            """Images and labels, `train` or `t10k`."""
+            """Read the images and labels of `train` or `t10k`."""
             files = [f"{of}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
             x, label = (
                 read_idx(find(folder, f"{name}/{file}.gz", f"{name}/{file}", f"{torchvision}/raw/{file}"))
@@ -140,10 +140,10 @@ def _idx(name: str, torchvision: str) -> _Reader:
 
 
 def _cifar10(folder: Folder, _: int) -> _Splits:
-    """The batches for Python, which are pickles: read without running what they say."""
+    """Read the batches for Python, which are pickles, without running what they say."""
 
     def batch(name: str) -> _Split:
-        """Ten thousand images."""
+        """Read a batch of ten thousand images."""
         path = find(folder, f"cifar-10-batches-py/{name}")
         stored = read_pickled(path)
         with reading(path, "a batch of CIFAR-10"):
@@ -156,11 +156,11 @@ def _cifar10(folder: Folder, _: int) -> _Splits:
 
 
 def _cifar10_jpeg(folder: Folder, seed: int) -> _Splits:
-    """JPEG files one after the other; they stand in the order of their classes, so that validation is drawn."""
+    """Read JPEG files one after the other; they stand in the order of their classes, so that validation is drawn."""
     from isthmus.data.tables.pictures import read_image
 
     def part(of: str) -> _Split:
-        """`train` or `test`."""
+        """Read the images and labels of `train` or `test`."""
         path = find(folder, f"cifar10_jpeg/cifar10_{of}_jpegbytes.npz.xz")
         with reading(path, "JPEG files"), lzma.open(path) as file:
             stored = np.load(io.BytesIO(file.read()))
@@ -176,7 +176,7 @@ def _cifar10_jpeg(folder: Folder, seed: int) -> _Splits:
 
 
 def _celeba(folder: Folder, _: int) -> _Splits:
-    """Centre-cropped to 140 and resized to 64, bilinearly."""
+    """Read the images centre-cropped to 140 and resized to 64, bilinearly."""
     from isthmus.data.tables.pictures import read_image
 
     root = Path(data_folder() if folder is None else folder)
@@ -215,10 +215,10 @@ def _download_celeba(root: Path) -> None:
 
 
 def _arrays(file: str, *keys: str) -> _Reader:
-    """Grey images in an .npz file, and their classes where a key names them."""
+    """Return a reader of the grey images in an .npz file, and of their classes where a key names them."""
 
     def read(folder: Folder, seed: int) -> _Splits:
-        """A tenth each for validation and testing."""
+        """Read the images, a tenth each for validation and testing."""
         x, *label = read_arrays(find(folder, file), "images", *keys)
         return _by_seed(_Split(x[:, None], label[0] if label else None), seed)
 

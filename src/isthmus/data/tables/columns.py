@@ -24,7 +24,7 @@ _PIXELS = "iuf"  # kinds of arrays that are images
 
 
 def named(frame: pd.DataFrame, where: str = "") -> pd.DataFrame:
-    """The same table with names that are text; raises `InputError` where two are the same.
+    """Return the same table with names that are text; raise `InputError` where two are the same.
 
     Example:
         >>> list(named(pd.DataFrame([[1, 2]])).columns)
@@ -38,7 +38,7 @@ def named(frame: pd.DataFrame, where: str = "") -> pd.DataFrame:
 
 
 def is_number(dtype: Any) -> bool:
-    """Whether float64 can stand for the values of this type, booleans among them.
+    """Tell whether float64 can stand for the values of this type, booleans among them.
 
     Example:
         >>> is_number(np.dtype("int8")), is_number(pd.BooleanDtype()), is_number(np.dtype("complex64"))
@@ -48,7 +48,7 @@ def is_number(dtype: Any) -> bool:
 
 
 def _plain(series: pd.Series) -> pd.Series:
-    """The series without Arrow or object storage, as far as pandas has a type of its own for what it holds."""
+    """Convert a series from Arrow or object storage, as far as pandas has a type of its own for what it holds."""
     if isinstance(series.dtype, pd.ArrowDtype):
         series = pa.array(series).to_pandas(date_as_object=False).rename(series.name)
     if series.dtype == object:
@@ -62,7 +62,7 @@ def _plain(series: pd.Series) -> pd.Series:
 
 
 def is_image(value: object) -> bool:
-    """Whether a value is an array of numbers (height, width) or (height, width, channels).
+    """Tell whether a value is an array of numbers (height, width) or (height, width, channels).
 
     Example:
         >>> is_image(np.zeros((28, 28, 3))), is_image(np.zeros(28)), is_image("a.png")
@@ -91,12 +91,12 @@ def _kind(series: pd.Series) -> Kind:
 
 
 def _told(value: object) -> object:
-    """An image in a message."""
+    """Return an image by its shape, as a message has it, and any other value as it is."""
     return " x ".join(map(str, (*value.shape, 1)[:3])) if isinstance(value, np.ndarray) else value
 
 
 def _levels(series: pd.Series) -> tuple[Level, ...]:
-    """What occurs: text sorted, a categorical type in its own order."""
+    """Return the levels that occur: text sorted, a categorical type in its own order."""
     if not isinstance(series.dtype, pd.CategoricalDtype):
         return tuple(sorted(series.dropna().unique().tolist()))
     levels = series.cat.remove_unused_categories().cat.categories
@@ -106,12 +106,12 @@ def _levels(series: pd.Series) -> tuple[Level, ...]:
 
 
 def _text(value: object) -> str:
-    """A level as text; 7.0 is "7", as a column of whole numbers turns to floats where one is missing."""
+    """Return a level as text; 7.0 is "7", as a column of whole numbers turns to floats where one is missing."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _seconds(series: pd.Series, dtype: str) -> Float[np.ndarray, " n"]:
-    """Seconds since 1970-01-01 UTC, or of a duration; NaN where there is none or the text does not say one."""
+    """Return seconds since 1970-01-01 UTC, or of a duration; NaN where there is none or the text does not parse."""
     kind = "m" if dtype.startswith("timedelta") else "M"
     if series.dtype.kind != kind:
         series = series.astype("string")
@@ -134,7 +134,7 @@ def _from_seconds(values: Float[np.ndarray, " n"], missing: Bool[np.ndarray, " n
 
 
 def _from_number(values: Float[np.ndarray, " n"], missing: Bool[np.ndarray, " n"], dtype: Any) -> pd.Series:
-    """Clipped to what the type holds: a model may sample 200 for a column of int8."""
+    """Convert numbers to a type, clipped to what it holds: a model may sample 200 for a column of int8."""
     machine = getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", dtype))
     info: Any = np.iinfo(machine) if machine.kind in "iu" else np.finfo(machine)
     low, high = float(info.min), float(info.max)
@@ -187,7 +187,7 @@ class Column(BaseModel):
 
     @classmethod
     def learn(cls, series: pd.Series, role: Role) -> Column:
-        """What the column is, from all of its values; raises `InputError` for infinities and odd types."""
+        """Infer what the column is from all of its values; raise `InputError` for infinities and odd types."""
         series = _plain(series)
         ordered = isinstance(series.dtype, pd.CategoricalDtype) and series.dtype.ordered
         dtype = "ordered category" if ordered else str(series.dtype)
@@ -222,7 +222,7 @@ class Column(BaseModel):
         return indicator if self.constant else values + indicator
 
     def encode(self, series: pd.Series, out: Float[np.ndarray, "n features"], report: Report = reject) -> None:
-        """Fills `out`, zeros so far, with the features of these values; of rows that are reported with anything."""
+        """Fill `out`, zeros so far, with the features of these values; of rows that are reported with anything."""
         if self.kind == "image":
             self._fill(series, out, report)
             return
@@ -245,7 +245,7 @@ class Column(BaseModel):
             report(missing, series, "a value", advice)
 
     def decode(self, block: Float[np.ndarray, "n features"]) -> pd.Series:
-        """The values of these features, in the type that the user's column had."""
+        """Decode these features to values in the type that the user's column had."""
         rows = len(block)
         missing = block[:, -1] > 0.5 if self.has_missing else np.zeros(rows, dtype=bool)
         if self.kind == "empty":
@@ -261,7 +261,7 @@ class Column(BaseModel):
         return _RESTORE[self.kind](np.rint(values) if self.integer else values, missing, self._pandas_dtype())
 
     def check(self) -> None:
-        """Raises `ValueError` for a column, perhaps of a damaged file, whose type cannot hold what it stands for."""
+        """Raise `ValueError` for a column, perhaps of a damaged file, whose type cannot hold what it stands for."""
         try:
             dtype = self._pandas_dtype()
             possible = len(self.shape) == 3 and min(self.shape) > 0 and math.prod(self.shape) <= MOST_PIXELS
@@ -278,7 +278,7 @@ class Column(BaseModel):
             ) from error
 
     def _fill(self, series: pd.Series, out: Float[np.ndarray, "n features"], report: Report) -> None:
-        """The features of images, one at a time."""
+        """Fill in the features of images, one at a time."""
         channels, h, w = self.shape
         values = series.to_numpy(object)
         advice = "images of one size and without missing numbers: resize, convert or remove it"
@@ -290,7 +290,7 @@ class Column(BaseModel):
         report(~np.isfinite(out).all(1), pd.Series(["NaN"] * len(out), name=series.name), "finite numbers", advice)
 
     def _images(self, block: Float[np.ndarray, "n features"]) -> pd.Series:
-        """Arrays (height, width), or (height, width, channels) for several, within what their type holds."""
+        """Return arrays (height, width), or (height, width, channels) for several, within what their type holds."""
         channels, h, w = self.shape
         flat = np.rint(block) if self.integer else block
         numbers = _from_number(flat.ravel(), np.zeros(flat.size, dtype=bool), np.dtype(self.dtype)).to_numpy()
@@ -303,7 +303,7 @@ class Column(BaseModel):
         return types.pandas_dtype(self.dtype)
 
     def _floats(self, series: pd.Series, report: Report) -> Float[np.ndarray, " n"]:
-        """The values as numbers, NaN where missing."""
+        """Return the values as numbers, NaN where missing."""
         if is_number(series.dtype):
             values = series.to_numpy(np.float64, na_value=np.nan)
         elif self.kind == "time":
@@ -322,7 +322,7 @@ class Column(BaseModel):
         return values
 
     def _codes(self, series: pd.Series, report: Report) -> np.ndarray:
-        """The position of each value among the levels, -1 where missing; as text where the types differ."""
+        """Return the position of each value among the levels, -1 where missing; as text where the types differ."""
         values = series.astype(object)
         if types.infer_dtype(values, skipna=True) == "mixed":  # perhaps lists, which cannot be looked up
             values = values.map(_text, na_action="ignore")

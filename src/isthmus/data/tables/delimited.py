@@ -103,7 +103,7 @@ class _Counted(io.RawIOBase):
         self._context = contextvars.copy_context()  # Arrow reads in a thread of its own
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Tell that the stream can be read."""
         return True
 
     def read(self, size: int = -1) -> bytes:
@@ -152,12 +152,12 @@ class _File:
         self.samples = dict(zip(self.names, itertools.chain(cells, itertools.repeat(())), strict=False))
 
     def stream(self) -> Any:
-        """The bytes, unpacked."""
+        """Open the file as a stream of decompressed bytes."""
         plain = pa.input_stream(self.source, self.compression)
         return pa.PythonFile(_Counted(plain, str(self.source)), "r") if self.compression else plain
 
     def read(self, texts: Collection[str], only: Sequence[str] | None = None, *, decimal: str = ".") -> pa.Table:
-        """The table, or some of its columns; `texts` names those that are read as text."""
+        """Parse the table, or some of its columns; `texts` names those that are read as text."""
         parse = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
         convert = pa.csv.ConvertOptions(
             strings_can_be_null=True,
@@ -184,7 +184,7 @@ class _File:
 
 
 def _head(stream: Any) -> tuple[bytes, bool]:
-    """The first bytes, of three lines at least, and whether there are more."""
+    """Read the first bytes, of three lines at least, and tell whether there are more."""
     head = stream.read(_HEAD)
     while head.count(b"\n") < _HEAD_LINES and len(head) < _LONGEST_HEAD and (more := stream.read(len(head) or 1)):
         head += more
@@ -243,7 +243,7 @@ class _Converter:
         self.codes: list[str] = []
 
     def table(self) -> tuple[pa.Table, Reading]:
-        """The table, and how it was read."""
+        """Return the table, and how it was read."""
         texts, decimal = self._texts(), FORMS[self.forms[0]].decimal
         table = self.file.read(texts, decimal=decimal)
         columns = {name: self._column(name, table.column(name)) for name in self.file.names}
@@ -262,7 +262,7 @@ class _Converter:
         return pa.table(columns), Reading(dialect=dialect, notes=self._notes())
 
     def _forms(self) -> list[Form]:
-        """The forms of numbers, in the order in which they are tried."""
+        """Return the forms of numbers, in the order in which they are tried."""
         names = [name for name, form in FORMS.items() if self.asked.decimal in ("", form.decimal)]
         names.sort(key=lambda name: name != self.before.form)
         numeric = [name for name, look in self.looks.items() if Kind.DECIMAL in look and not self._is_text(name)]
@@ -275,12 +275,12 @@ class _Converter:
         return self.kinds.get(name) == "text"
 
     def _texts(self) -> list[str]:
-        """Columns to be read as text: those known to be, and whole numbers, which may be codes."""
+        """Return the columns to be read as text: those known to be, and whole numbers, which may be codes."""
         whole_numbers = [name for name, look in self.looks.items() if look == {Kind.WHOLE} and name not in self.kinds]
         return [*filter(self._is_text, self.looks), *whole_numbers]
 
     def _column(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """A column that came as text as what it is."""
+        """Convert a column that came as text to what it is."""
         if column.type == pa.float64() and FORMS[self.forms[0]].decimal == ",":
             self._mark(name, self.forms[0])
         if column.type != pa.string() or self._is_text(name):
@@ -295,7 +295,7 @@ class _Converter:
         return self._numbers(name, column, certain=certain) if integers is None else integers
 
     def _numbers(self, name: str, column: pa.ChunkedArray, *, certain: bool) -> pa.ChunkedArray:
-        """A column of text as numbers or times, if it is of such."""
+        """Convert a column of text to numbers or times, if it is of such."""
         first = self.before.exceptions.get(name, self.forms[0])
         forms = [first, *(form for form in self.forms if form != first)]
         words = (*self.before.words, *self.asked.missing)
@@ -323,7 +323,7 @@ class _Converter:
             self.form = form
 
     def _notes(self) -> tuple[str, ...]:
-        """What was decided, one sentence a kind of decision."""
+        """Return notes on what was decided, one sentence a kind of decision."""
         notes = []
         if self.file.delimiter not in ",\t":
             notes.append(f"Cells are separated by {quoted(self.file.delimiter)}.")

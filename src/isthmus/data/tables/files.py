@@ -126,7 +126,7 @@ def _arrays_to_frame(arrays: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def _images(array: np.ndarray) -> pd.Series:
-    """A column of images: (n, height, width), (n, height, width, channels) or (n, 1 or 3, height, width)."""
+    """Return a column of images: (n, height, width), (n, height, width, channels) or (n, 1 or 3, height, width)."""
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
         array = array.transpose(0, 2, 3, 1)
     if array.ndim == 4 and array.shape[3] == 1:
@@ -135,7 +135,7 @@ def _images(array: np.ndarray) -> pd.Series:
 
 
 def _with_classes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Whole numbers beside images as classes, where there are few."""
+    """Convert whole numbers beside images to classes, where there are few."""
     few = {
         name: "category"
         for name, kind in frame.dtypes.items()
@@ -156,7 +156,7 @@ def _read_folder(path: Path) -> pd.DataFrame:
 
 
 def _read_idx(path: Path) -> pd.DataFrame:
-    """Images, and their classes where the file of the labels lies beside them, named as that of MNIST."""
+    """Read images, and their classes where the file of the labels lies beside them, named as that of MNIST."""
     frame = _array_to_frame(read_idx(path))
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     if beside != path and beside.is_file():
@@ -217,19 +217,19 @@ def _write_png(frame: pd.DataFrame, stream: io.BufferedIOBase) -> None:
 
 
 def _in_archive(name: Any, names: Collection[Any]) -> str:
-    """The name of a column's array: a plural, unless another column is called so."""
+    """Return the name of a column's array: a plural, unless another column is called so."""
     plural = _PLURAL.get(str(name), str(name))
     return str(name) if plural in names else plural
 
 
 def _array(series: pd.Series) -> np.ndarray:
-    """A column as an array; nothing in place of a text that is missing."""
+    """Return a column as an array; an empty string in place of a text that is missing."""
     array = np.array(series.tolist())
     return array if array.dtype != object else np.array([str(v) if pd.notna(v) else "" for v in series])
 
 
 def _write_arrays(arrays: Mapping[str, np.ndarray], stream: io.BufferedIOBase) -> None:
-    """What `np.savez` does, for arrays of any name, and none of objects."""
+    """Write an .npz archive as `np.savez` does, for arrays of any name, and none of objects."""
     with zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -278,7 +278,7 @@ _UNREADABLE = (
 
 @contextmanager
 def explained(expected: str, advice: str) -> Iterator[None]:
-    """Turns whatever a reader or writer raises into an `InputError`: expected that; got what it said; the advice."""
+    """Turn whatever a reader or writer raises into an `InputError`: expected that; got what it said; the advice."""
     try:
         yield
     except InputError:
@@ -301,7 +301,7 @@ def explained_table(shown: str) -> AbstractContextManager[None]:
 
 
 def shown_path(path: str | Path) -> str:
-    """A path in a message, in one printable line."""
+    """Format a path for a message, in one printable line."""
     return one_line(repr(str(path)), 400)
 
 
@@ -355,7 +355,7 @@ def read_table(
     decimal: str = "",
     schema: Schema | None = None,
 ) -> pd.DataFrame:
-    r"""Reads a table from a file, in the format that its suffix names.
+    r"""Read a table from a file, in the format that its suffix names.
 
     In a .csv file the rows tell the delimiter, the marks in numbers and whether the first row is of names: it is if it
     differs in type from the rows below. Columns without names, like those of a nameless array, are called c0, c1, ...
@@ -429,7 +429,7 @@ def _refuse_images(frame: pd.DataFrame, where: str) -> None:
 
 
 def write_table(frame: pd.DataFrame, path: str | Path | None) -> None:
-    """Writes a table to a file, in the format that its suffix names, at full precision and without its index.
+    """Write a table to a file, in the format that its suffix names, at full precision and without its index.
 
     The file appears complete or not at all, see `isthmus.disk`. A file that is there is replaced, as pandas does it;
     the command line asks before it does so.

@@ -122,7 +122,7 @@ def ranked(cells: pa.Array, names: Sequence[Form], *, ungrouped: bool = False) -
     trimmed = pc.utf8_trim_whitespace(cells)
 
     def key(name: Form) -> tuple[int, int]:
-        """Smaller for a form that suits better."""
+        """Return the sort key of a form, smaller for one that suits better."""
         suiting = trimmed.filter(pc.match_substring_regex(trimmed, FORMS[name].pattern))
         grouped = pc.sum(pc.match_substring_regex(suiting, f"[{FORMS[name].thousands}]")).as_py() or 0
         return -len(suiting), grouped if ungrouped else 0
@@ -233,12 +233,12 @@ def times(
 
 
 def _without(cells: pa.ChunkedArray, words: Collection[str]) -> pa.ChunkedArray:
-    """Cells without these."""
+    """Return the cells with these words set to null."""
     return pc.if_else(pc.is_in(cells, pa.array(sorted(words), pa.string())), pa.scalar(None, pa.string()), cells)
 
 
 def _spellings(cells: pa.ChunkedArray, most: int | None = None) -> dict[str, int] | None:
-    """Different cells, and how often each occurs; None where there are more than `most`."""
+    """Count how often each distinct cell occurs; None where there are more than `most`."""
     counted = pc.value_counts(cells.drop_null())
     if most is not None and len(counted) > most:
         return None
@@ -250,7 +250,7 @@ def _all_are(cells: pa.ChunkedArray, form: Writing) -> bool:
 
 
 def _mean_missing(words: Mapping[str, int], cells: pa.ChunkedArray) -> bool:
-    """Whether unusual words beside numbers are few, short and without digits, and the numbers are no levels."""
+    """Tell whether unusual words beside numbers are few, short and without digits, and the numbers are no levels."""
     if len(words) > _MOST_WORDS or any(len(word) > _LONGEST_WORD or re.search(r"\d", word) for word in words):
         return False
     share = len(cells) / (len(cells) + sum(words.values()))
@@ -258,14 +258,14 @@ def _mean_missing(words: Mapping[str, int], cells: pa.ChunkedArray) -> bool:
 
 
 def _spelled(cells: pa.ChunkedArray, form: Writing) -> pa.ChunkedArray:
-    """Cells that are numbers as Arrow reads them, the others as they are."""
+    """Return the cells, numbers spelled as Arrow parses them, the others as they are."""
     digits = pc.replace_substring_regex(cells, f"^[+]|[{form.thousands}]", "")
     digits = pc.replace_substring(digits, form.decimal, ".")
     return pc.if_else(pc.match_substring_regex(cells, form.pattern), digits, cells)
 
 
 def _cast(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers, else numbers, else text."""
+    """Cast text to whole numbers, else to numbers, else leave it as text."""
     integers = whole(values)
     if integers is not None:
         return integers

@@ -43,7 +43,7 @@ _IDX = ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
 
 
 def holds_images(path: str | Path) -> bool:
-    """Whether a path is a folder with an image file in it or in a sub-folder of it, and without a Parquet file.
+    """Tell whether a path is a folder with an image file in it or in a sub-folder of it, and without a Parquet file.
 
     Example:
         >>> holds_images(".")
@@ -61,7 +61,7 @@ def holds_images(path: str | Path) -> bool:
 
 
 def is_idx(path: str | Path) -> bool:
-    """Whether a name ends as those of idx files do.
+    """Tell whether a name ends as those of idx files do.
 
     Example:
         >>> is_idx("train-images-idx3-ubyte.gz"), is_idx("train.csv")
@@ -90,7 +90,7 @@ def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def read_images(folder: Path) -> tuple[UInt8[np.ndarray, "n channels h w"], list[str]]:
-    """The images of a folder, and their classes.
+    """Read the images of a folder, and their classes.
 
     All are grey, or if one has colours, all red, green and blue; transparency is left out.
 
@@ -133,7 +133,7 @@ def read_images(folder: Path) -> tuple[UInt8[np.ndarray, "n channels h w"], list
 def read_image(
     file: Path | io.BytesIO, change: Callable[[Any], Any] = lambda image: image
 ) -> UInt8[np.ndarray, "h w channels"]:
-    """One image of 8 bits, (height, width, 1) or (height, width, 3).
+    """Read an image of 8 bits, (height, width, 1) or (height, width, 3).
 
     Args:
         file: PNG or JPEG.
@@ -159,7 +159,7 @@ def read_image(
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array of bytes in an idx file, packed by gzip or not.
+    """Read the array of bytes in an idx file, compressed by gzip or not.
 
     Args:
         path: such as train-images-idx3-ubyte.gz.
@@ -201,7 +201,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def grey_levels(images: Num[np.ndarray, "..."], span: tuple[float, float] | None = None) -> UInt8[np.ndarray, "..."]:
-    """Images as bytes from black to white: bytes that use the upper half of their range as they are, others scaled.
+    """Scale images to bytes from black to white; bytes that use the upper half of their range stay as they are.
 
     Black is 0, or the smallest number if that is negative; white is the largest, or 1 where no real number exceeds it.
 
@@ -226,7 +226,7 @@ def grey_levels(images: Num[np.ndarray, "..."], span: tuple[float, float] | None
 def png_grid(
     images: UInt8[np.ndarray, "n channels h w"], columns: int, *, gap: int = 2
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Images side by side on white, row by row, small ones enlarged by whole pixels.
+    """Tile images into a grid on white, row by row, small ones enlarged by whole pixels.
 
     Args:
         images: grey (one channel) or red, green, blue.
@@ -252,7 +252,7 @@ def png_grid(
 
 
 def write_png(image: UInt8[np.ndarray, "h w *channels"], file: Any) -> None:
-    """One image, (height, width) or (height, width, 1 or 3), to a file in PNG.
+    """Write an image, (height, width) or (height, width, 1 or 3), to a file in PNG.
 
     Args:
         image: grey, or red, green and blue.

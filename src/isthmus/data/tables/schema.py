@@ -57,7 +57,7 @@ class Schema(BaseModel):
 
     @classmethod
     def learn(cls, frame: pd.DataFrame, target: Sequence[str] = ()) -> tuple[Schema, list[str]]:
-        r"""Decides how each column is encoded.
+        r"""Decide how each column is encoded.
 
         Args:
             frame: the training table, at least one row.
@@ -128,7 +128,7 @@ class Schema(BaseModel):
     def encode(
         self, frame: pd.DataFrame, *, context: bool = True, report: Report = reject
     ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, "n C"] | None]:
-        """The matrices of a table, whose columns are found by name; constants need not be there, others are ignored.
+        """Encode a table as matrices, its columns found by name; constants need not be there, others are ignored.
 
         Args:
             frame: a table like the training table.
@@ -158,7 +158,7 @@ class Schema(BaseModel):
         return _matrix(self._of("data"), frame, report), _matrix(conditions, frame, report) if conditions else None
 
     def encode_context(self, values: Mapping[str, Level | None]) -> Float[np.ndarray, "1 C"]:
-        """One row of C from a value for each context column, in text or as a number.
+        """Encode a value for each context column, in text or as a number, as one row of C.
 
         Args:
             values: name of the context column -> its value; None where it is missing.
@@ -186,7 +186,7 @@ class Schema(BaseModel):
         return _matrix(columns, pd.DataFrame({name: pd.Series([values[name]], dtype=object) for name in names}))
 
     def decode(self, X: Float[np.ndarray, "n D"], C: Float[np.ndarray, "m C"] | None = None) -> pd.DataFrame:
-        """The table of the matrices: `decode(*encode(frame))` equals `frame`.
+        """Decode matrices to their table: `decode(*encode(frame))` equals `frame`.
 
         Args:
             X: (n, D), finite; it may come from a model: levels are the nearest, whole numbers rounded.
@@ -217,7 +217,7 @@ class Schema(BaseModel):
 
 
 def _blocks(columns: Sequence[Column]) -> Iterator[tuple[Column, slice]]:
-    """Each column with the columns of the matrix that it owns."""
+    """Yield each column with the columns of the matrix that it owns."""
     start = 0
     for column in columns:
         stop = start + len(column.features)
@@ -278,14 +278,14 @@ def _check_images(images: Sequence[str], targets: Sequence[str]) -> None:
 
 
 def _notes(columns: Sequence[Column], wide: Sequence[Column], beside: Sequence[str], frame: pd.DataFrame) -> list[str]:
-    """What was done, one sentence a kind of change, with the first few columns that it concerns."""
+    """Return notes on what was done, one sentence a kind of change, with the first few columns that it concerns."""
 
     def sized(chosen: Sequence[Column]) -> list[str]:
-        """Names, each with its number of levels."""
+        """Return the names of columns, each with its number of levels."""
         return [f"{quoted(column.name)} ({len(column.levels)} levels)" for column in chosen]
 
     def few(test: Callable[[Column], bool]) -> list[str]:
-        """Names of the columns that pass."""
+        """Return the names of the columns that pass a test."""
         return [quoted(column.name) for column in columns if test(column)]
 
     filled = [c for c in columns if c.has_missing and c.kind == "number" and not c.constant]
@@ -306,6 +306,6 @@ def _notes(columns: Sequence[Column], wide: Sequence[Column], beside: Sequence[s
 
 
 def _is_inexact(series: pd.Series) -> bool:
-    """Whether float64 does not hold these integers."""
+    """Tell whether float64 does not hold these integers."""
     whole = types.is_integer_dtype(series.dtype) and bool(series.notna().any())
     return whole and max(abs(int(series.min())), abs(int(series.max()))) > 2**53

@@ -169,15 +169,15 @@ class _Top:
         self.series = first[1:] if self.blank_corner else first  # what may be evenly spaced
 
     def where(self, above: Kind, under: Collection[Kind]) -> list[int]:
-        """Places of the columns with these kinds of cells above and below."""
+        """Return the places of the columns with these kinds of cells above and below."""
         return [j for j, (a, u) in enumerate(zip(self.above, self.under, strict=True)) if a is above and u in under]
 
     def counts(self) -> bool:
-        """Whether the first row is 0, 1, 2, ..., as pandas names the columns of a matrix."""
+        """Tell whether the first row is 0, 1, 2, ..., as pandas names the columns of a matrix."""
         return [cell.strip() for cell in self.series] == [str(j) for j in range(len(self.series))]
 
     def beyond(self, j: int) -> bool:
-        """Whether a number of the first row lies outside those below it."""
+        """Tell whether a number of the first row lies outside those below it."""
         below = [value for value in map(_value, self.columns[j]) if value is not None]
         return not below or not min(below) <= float(self.first[j]) <= max(below)
 
@@ -200,14 +200,14 @@ def _is_of_names(top: _Top) -> bool:
 
 
 def _is_index(cells: Sequence[str], *, matrix: bool) -> bool:
-    """Whether the cells below a blank corner are names of rows: text, or 0, 1, 2, ..., or 1, 2, 3, ..."""
+    """Tell whether the cells below a blank corner are names of rows: text, or 0, 1, 2, ..., or 1, 2, 3, ..."""
     if not all(cell.strip() for cell in cells):
         return False
     return _kind(cells) is Kind.TEXT or matrix or (cells[0] in ("0", "1") and (len(cells) == 1 or _step(cells) == 1))
 
 
 def _above_decimals(top: _Top) -> bool:
-    """Whether whole numbers above decimals are names: 0, 1, 2, ..., so many that it is no chance, or no values."""
+    """Tell whether whole numbers above decimals are names: 0, 1, 2, ..., so many that it is no chance, or no values."""
     places = top.where(Kind.WHOLE, {Kind.DECIMAL})
     if not places:
         return False
@@ -216,7 +216,7 @@ def _above_decimals(top: _Top) -> bool:
 
 
 def _above_whole_numbers(top: _Top) -> bool:
-    """Whether whole numbers above whole numbers are names: evenly spaced, and no values of the columns below."""
+    """Tell whether whole numbers above whole numbers are names: evenly spaced, and no values of the columns below."""
     if len(top.series) < _LEAST_RUN or _step(top.series) <= 0:
         return False
     start = len(top.first) - len(top.series)
@@ -232,7 +232,7 @@ def _kind(cells: Sequence[str]) -> Kind:
 
 
 def _value(cell: str) -> float | None:
-    """The number in a cell with at most a decimal mark."""
+    """Parse the number in a cell with at most a decimal mark; None where it is none."""
     try:
         return float(cell.strip().replace(",", "."))
     except ValueError:
@@ -240,7 +240,7 @@ def _value(cell: str) -> float | None:
 
 
 def _step(cells: Sequence[str]) -> int:
-    """By how much each number is larger than the one before it; 0 where that differs or they are not whole."""
+    """Return by how much each number is larger than the one before it; 0 where that differs or they are not whole."""
     if len(cells) < 2 or not all(_WHOLE.fullmatch(cell.strip()) and len(cell) < _LONGEST for cell in cells):
         return 0
     values = [int(cell) for cell in cells]

@@ -136,11 +136,11 @@ class Parquet:
         return list(self._frame(self.schema.empty_table()).columns)
 
     def types(self, names: Sequence[str]) -> dict[str, pa.DataType]:
-        """The types in which these columns are stored again."""
+        """Return the types in which these columns are stored again."""
         return {name: self.schema.field(name).type for name in names}
 
     def runs(self, least: int) -> tuple[Run, ...]:
-        """All row groups, consecutive ones of a file joined as long as they have fewer than `least` rows together."""
+        """Return all row groups, consecutive ones of a file joined while they have fewer than `least` rows together."""
         runs: list[Run] = []
         for group in self.groups:
             last = runs[-1] if runs else None
@@ -151,7 +151,7 @@ class Parquet:
         return tuple(runs)
 
     def frames(self, run: Run) -> Iterator[tuple[int, pd.DataFrame]]:
-        """The rows of a run, some tens of thousands at a time, each with the number of its first row.
+        """Yield the rows of a run, some tens of thousands at a time, each with the number of its first row.
 
         Raises:
             InputError: the file cannot be read, or is no longer what it was.
@@ -160,7 +160,7 @@ class Parquet:
             yield first, self._frame(table)
 
     def sample(self, most: int = SAMPLE_ROWS, *, seed: int = 0) -> Sample:
-        """A uniform sample without replacement, all rows where there are no more; in the order of the table.
+        """Draw a uniform sample without replacement, all rows where there are no more; in the order of the table.
 
         Args:
             most: number of rows; fewer of a table with more than 16 columns: 4 million numbers, but 20,000 rows.
@@ -179,12 +179,12 @@ class Parquet:
         return Sample(rows, frame)
 
     def place(self, row: int) -> tuple[Path, int]:
-        """The file that has a row of the table, and which of the file's rows it is."""
+        """Return the file that has a row of the table, and which of the file's rows it is."""
         group = self.groups[bisect.bisect_right(self.groups, row, key=lambda group: group.first) - 1]
         return group.path, row - next(other.first for other in self.groups if other.path == group.path)
 
     def fingerprint(self) -> list[dict[str, Any]]:
-        """What tells these files from others, without reading their rows: name, size, time, and hash of the footer."""
+        """Return a fingerprint of the files, without reading their rows: name, size, time, and hash of the footer."""
         return [{"name": path.name, **_fingerprint(path)} for path in self.files]
 
     def _tables(self, run: Run) -> Iterator[tuple[int, pa.Table]]:
@@ -278,7 +278,7 @@ class Stream:
         shards: int = 1,
         without: Int[np.ndarray, " k"] | None = None,
     ) -> Iterator[Block]:
-        """All rows of a shard in a random order, in blocks of any length: X (m, D) and C (m, C) or None.
+        """Yield all rows of a shard in a random order, in blocks of any length: X (m, D) and C (m, C) or None.
 
         The shards of an epoch have every row of the table exactly once, and one row more or less than one another.
 
@@ -306,7 +306,7 @@ class Stream:
     def _blocks(
         self, runs: Sequence[Run], low: int, high: int, without: np.ndarray | None
     ) -> Iterator[Float[np.ndarray, "m width"]]:
-        """The rows, X and C side by side, at the places low .. high - 1 of the runs one after the other."""
+        """Yield the rows, X and C side by side, at the places low .. high - 1 of the runs one after the other."""
         start, step = 0, max(1, _CHUNK_NUMBERS // self._width)  # the place of the run's first row
         for run in runs:
             if start < high and start + run.rows > low:
@@ -333,7 +333,7 @@ class Stream:
 def located(
     error: InputError, table: Parquet, first: int, frame: pd.DataFrame, check: Callable[[pd.DataFrame], object]
 ) -> InputError:
-    """The same error about some rows of a long table, with the file and the row in it.
+    """Return an error about some rows of a long table with the file and the row in it.
 
     Args:
         error: what was said of the rows.
@@ -412,17 +412,17 @@ def _refusal(check: Callable[[pd.DataFrame], object], frame: pd.DataFrame) -> In
 
 
 def _affordable(width: int) -> int:
-    """Rows of a sample of so many columns."""
+    """Return the number of rows of a sample of so many columns."""
     return max(_FEWEST_ROWS, _SAMPLE_NUMBERS // width)
 
 
 def _within(rows: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Those of the rising numbers that are among `count` from `first` on."""
+    """Return the row numbers, which are sorted, that are among `count` from `first` on."""
     return rows[slice(*np.searchsorted(rows, (first, first + count)))]
 
 
 def _shuffled(blocks: Iterator[np.ndarray], random: np.random.Generator) -> Iterator[np.ndarray]:
-    """The rows of the blocks, each exchanged for a random one of a buffer, which is emptied at the end."""
+    """Yield the rows of blocks, each exchanged for a random one of a shuffle buffer, which is emptied at the end."""
     held: np.ndarray | None = None
     for block in blocks:
         room = min(_BUFFER_ROWS, max(1, _BUFFER_NUMBERS // block.shape[1])) - (0 if held is None else len(held))
@@ -440,7 +440,7 @@ def _shuffled(blocks: Iterator[np.ndarray], random: np.random.Generator) -> Iter
 
 
 def _files(source: str | Path) -> list[Path]:
-    """The Parquet files that a path or a pattern stands for."""
+    """Return the Parquet files that a path or a pattern stands for."""
     path, text = Path(source), str(source)
     if os.path.isdir(path):  # hidden files and folders are what other programs are still writing
         found = [p for p in sorted(path.rglob("*.parquet")) if not any(n[0] in "._" for n in p.relative_to(path).parts)]
@@ -486,7 +486,7 @@ def _with_partitions(schema: pa.Schema, partitions: Mapping[Path, Mapping[str, s
 
 
 def _common(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """The columns of the first file, of types wide enough for all files."""
+    """Return the schema of the first file, of types wide enough for all files."""
     common = schemas[0]
     for path, schema in zip(files, schemas, strict=True):
         odd = sorted(set(schema.names) ^ set(common.names))

@@ -15,7 +15,7 @@ Report = Callable[[Bool[np.ndarray, " n"], pd.Series, str, str], None]
 
 
 def one_line(text: object, limit: int = 200) -> str:
-    r"""Whatever a library or a file said, as one printable line.
+    r"""Return what a library or a file said as one printable line.
 
     Example:
         >>> one_line("first\n  second\x07")
@@ -26,7 +26,7 @@ def one_line(text: object, limit: int = 200) -> str:
 
 
 def listed(items: Sequence[str], limit: int = 5) -> str:
-    """The first few items and the count of the others.
+    """Return the first few items and the count of the others.
 
     Example:
         >>> listed(["a", "b", "c", "d"], limit=2)
@@ -37,7 +37,7 @@ def listed(items: Sequence[str], limit: int = 5) -> str:
 
 
 def quoted(*names: object) -> str:
-    """The first few names, as Python writes them.
+    """Return the first few names, as Python writes them.
 
     Example:
         >>> quoted("age", 7)
@@ -47,7 +47,7 @@ def quoted(*names: object) -> str:
 
 
 def check_known(name: str, known: Sequence[str], what: str) -> None:
-    """Raises for a name that is not among those known, and proposes the nearest.
+    """Raise for a name that is not among those known, and propose the nearest.
 
     Example:
         >>> check_known("digitt", ["digit", "x"], "a column")
@@ -62,7 +62,7 @@ def check_known(name: str, known: Sequence[str], what: str) -> None:
 
 
 def reject(bad: Bool[np.ndarray, " n"], series: pd.Series, expected: str, advice: str) -> None:
-    """Raises for the first row that is `bad`; a series of one value needs no row number.
+    """Raise for the first row that is `bad`; a series of one value needs no row number.
 
     Example:
         >>> ages = pd.Series([30.0, -1.0], name="age")
