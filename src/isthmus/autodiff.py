@@ -44,7 +44,7 @@ _UNTRANSFORMABLE = (NotImplementedError, RuntimeError)
 
 
 def push(f: Map, x: Float[Tensor, "batch n"], v: Float[Tensor, "*K batch n"]) -> tuple[Tensor, Tensor]:
-    """Value and Jacobian-vector product: `f(x)` and `f'(x) v`.
+    """Return value and Jacobian-vector product: `f(x)` and `f'(x) v`.
 
     Args:
         f: a map of batches, (batch, n) -> (batch, m), independent from row to row.
@@ -77,7 +77,7 @@ def push(f: Map, x: Float[Tensor, "batch n"], v: Float[Tensor, "*K batch n"]) ->
 
 
 def pull(f: Map, x: Float[Tensor, "batch n"], w: Float[Tensor, "*K batch m"]) -> tuple[Tensor, Tensor]:
-    """Value and vector-Jacobian product: `f(x)` and `w^T f'(x)`.
+    """Return value and vector-Jacobian product: `f(x)` and `w^T f'(x)`.
 
     Args:
         f: a map of batches, (batch, n) -> (batch, m), independent from row to row.
@@ -97,7 +97,7 @@ def pull(f: Map, x: Float[Tensor, "batch n"], w: Float[Tensor, "*K batch m"]) ->
 
 
 def pullback(f: Map, x: Float[Tensor, "batch n"]) -> tuple[Tensor, Map]:
-    """Value and the function `w -> w^T f'(x)`, for covectors that depend on the value.
+    """Return the value and the function `w -> w^T f'(x)`, for covectors that depend on the value.
 
     Args:
         f: a map of batches, (batch, n) -> (batch, m), independent from row to row.
@@ -125,7 +125,7 @@ def pullback(f: Map, x: Float[Tensor, "batch n"]) -> tuple[Tensor, Map]:
 def jacobian(
     f: Map, x: Float[Tensor, "batch n"], *, chunk: int | None = None, outputs: int | None = None
 ) -> tuple[Float[Tensor, "batch m"], Float[Tensor, "batch m n"]]:
-    """Value and Jacobian of every row.
+    """Return value and Jacobian of every row.
 
     In forward mode, n products, when n < m and no gradients are recorded; otherwise in reverse mode, m products.
 
@@ -196,7 +196,7 @@ def _jvp(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _push_by_transposition(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """The transpose of `w -> w^T f'(x)`, for the compiler, which drops the product itself.
+    """Transpose `w -> w^T f'(x)` and apply that to v, for the compiler, which drops the product itself.
 
     torch cannot trace the forward-mode rules of LayerNorm and GroupNorm.
     """
@@ -206,7 +206,7 @@ def _push_by_transposition(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor
 
 
 def _each(linear: Map, vectors: Float[Tensor, "K batch m"]) -> Float[Tensor, "K batch n"]:
-    """A linear map of each of K vectors at once, or one after the other where vmap cannot."""
+    """Apply a linear map to each of K vectors at once, or one after the other where vmap cannot."""
     if vectors.shape[0] == 1:
         return linear(vectors[0]).unsqueeze(0)
     try:
@@ -224,7 +224,7 @@ def _pullback_by_autograd(f: Map, x: Tensor) -> tuple[Tensor, Callable[[Tensor],
         y = f(x)
 
     def transpose(w: Tensor) -> tuple[Tensor, ...]:
-        """`w^T J`, recorded where `pullback` itself was."""
+        """Return `w^T J`, recorded where `pullback` itself was."""
         track = recorded and torch.is_grad_enabled()
         return torch.autograd.grad(y, x, w, retain_graph=True, create_graph=track, materialize_grads=True)
 
@@ -232,7 +232,7 @@ def _pullback_by_autograd(f: Map, x: Tensor) -> tuple[Tensor, Callable[[Tensor],
 
 
 def _push_by_reverse_mode(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`w -> w^T f'(x)` is linear, so its own transpose, applied to v, is `f'(x) v` whatever w is."""
+    """Apply the transpose of `w -> w^T f'(x)`, which is linear, to v: it is `f'(x) v` whatever w is."""
     recorded = torch.is_grad_enabled()
     with torch.enable_grad():
         y, transpose = _pullback_by_autograd(f, x)

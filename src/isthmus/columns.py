@@ -117,7 +117,7 @@ class Columns(nn.Module):
         drop: bool = True,
         image: tuple[int, int, int] | None = None,
     ) -> "Columns":
-        """Means, standard deviations, heavy-tailed, constant and integer columns of a table.
+        """Learn means, standard deviations, heavy-tailed, constant and integer columns of a table.
 
         Args:
             x: data in the user's units, (batch, n); computed with in float64, some rows at a time.
@@ -176,21 +176,21 @@ class Columns(nn.Module):
         return self.curved.nonzero().flatten().tolist()
 
     def log_det(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
-        """`log|du/dx|` at x, in nats: to be added to a density of u."""
+        """Return `log|du/dx|` at x, in nats: to be added to a density of u."""
         return (self._log_slope(x) - self.scale.log())[:, self.kept].sum(1)
 
     def standardise(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch D"]:
-        """`u = (h(x) - mean) / scale` of the columns that vary."""
+        """Return `u = (h(x) - mean) / scale` of the columns that vary."""
         return ((self._h(x) - self.mean) / self.scale)[:, self.kept]
 
     def restore(self, u: Float[Tensor, "batch D"]) -> Float[Tensor, "batch n"]:
-        """The inverse of `standardise`, constant columns filled in."""
+        """Invert `standardise`, with constant columns filled in."""
         x = self.mean.repeat(u.shape[0], 1)
         x[:, self.kept] = self.restore_kept(u)
         return x
 
     def restore_kept(self, u: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
-        """The inverse of `standardise` without the constant columns; differentiable, under `torch.func` too."""
+        """Invert `standardise` without the constant columns; differentiable, under `torch.func` too."""
         h = self.mean[self.kept] + self.scale[self.kept] * u
         if not bool(self.curved.any()):
             return h
@@ -198,7 +198,7 @@ class Columns(nn.Module):
         return torch.where(curved, _unbend(torch.where(curved, h, 0.0), self._curve_of(self.kept)), h)
 
     def spread(self, u: Float[Tensor, "batch D"], offset: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
-        """Standardised rows moved by `offset` in the user's units, in columns of integers only.
+        """Move standardised rows by `offset` in the user's units, in columns of integers only.
 
         Args:
             u: standardised rows, (batch, D).
@@ -217,11 +217,11 @@ class Columns(nn.Module):
         return moved
 
     def round_integers(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """Integer columns rounded and kept within the values seen, the others as they are."""
+        """Round integer columns, clip them to the range of values seen, and leave the others as they are."""
         return torch.where(self.integer, x.round().clamp(self.low, self.high), x)
 
     def _curve_of(self, of: Tensor | None = None) -> Curve:
-        """Of all columns or of some; of those that are not curved a curve without bounds, to be computed in vain."""
+        """Return the curve of all columns or some; without bounds, computed in vain, where a column is not curved."""
         curve = (self.centre, self.width, self.low, self.high)
         if of is None:
             return curve
@@ -229,14 +229,14 @@ class Columns(nn.Module):
         return centre, width, low, high
 
     def _h(self, x: Tensor) -> Tensor:
-        """`h(x)`, (batch, n)."""
+        """Return `h(x)`, (batch, n)."""
         if not bool(self.curved.any()):
             return x
         inside = torch.where(self.curved, x, self.centre)  # so that what is computed in vain is finite
         return torch.where(self.curved, _bend(inside, self._curve_of()), x)
 
     def _log_slope(self, x: Tensor) -> Tensor:
-        """`log h'(x)`, (batch, n)."""
+        """Return `log h'(x)`, (batch, n)."""
         if not bool(self.curved.any()):
             return torch.zeros_like(x)
         inside = torch.where(self.curved, x.clamp(self.low, self.high), self.centre)
@@ -266,7 +266,7 @@ class Columns(nn.Module):
             )
 
     def _with_curves(self, x: Tensor, share: Tensor, varies: Tensor) -> "Columns":
-        """The same with every column curved that gains by it on its own."""
+        """Return a copy with every column curved that gains by it on its own."""
         columns = copy.deepcopy(self)
         rows = _evenly(x, share, _CURVE_ROWS)
         candidates = varies & ~_spiky(rows)
@@ -280,7 +280,7 @@ class Columns(nn.Module):
         return columns
 
     def _better_of(self, curved: "Columns", x: Tensor, share: Tensor) -> "Columns":
-        """The curved one if it gains in the held-out density in the user's units, whichever half is held out."""
+        """Choose the curved one if it gains held-out density in the user's units, whichever half is held out."""
         if not bool(curved.curved.any()):
             return self
         rows = _within_units(_evenly(x, share, _MIXTURE_ROWS), self.integer)
@@ -293,33 +293,33 @@ class Columns(nn.Module):
         return curved if all(pays) else self
 
     def _held_out(self, fit: Tensor, held_out: Tensor, components: int) -> float:
-        """Mean log density of rows by a Gaussian mixture of other rows, in the user's units, in nats."""
+        """Return the mean log density of rows by a Gaussian mixture of other rows, in the user's units, in nats."""
         log_density = _mixture(self.standardise(fit), self.standardise(held_out), components)
         return float((log_density + self.log_det(held_out)).mean())
 
 
 def _bend(x: Tensor, curve: Curve) -> Tensor:
-    """`h(x)`."""
+    """Return `h(x)`."""
     centre, width, low, high = curve
     y = x.clamp(low, high)
     return torch.asinh((y - centre) / width) + (x - y) / torch.hypot(width, y - centre)
 
 
 def _unbend(h: Tensor, curve: Curve) -> Tensor:
-    """The inverse of `_bend`."""
+    """Invert `_bend`."""
     centre, width, low, high = curve
     y = h.clamp(torch.asinh((low - centre) / width), torch.asinh((high - centre) / width))
     return centre + width * (torch.sinh(y) + (h - y) * torch.cosh(y))
 
 
 def _mean(of: Callable[[Tensor], Tensor], x: Tensor, share: Tensor) -> Tensor:
-    """Weighted mean over the rows of a function of rows, some rows at a time."""
+    """Return the weighted mean over the rows of a function of rows, computed some rows at a time."""
     parts = (share[start : start + len(rows)] * of(doubled(rows)) for start, rows in by_rows(x))
     return torch.stack([part.sum(0) for part in parts]).sum(0)
 
 
 def _deviation(x: Tensor, share: Tensor, h: Callable[[Tensor], Tensor] = lambda rows: rows) -> Tensor:
-    """Weighted standard deviation of h(x); in units of a power of two, whose squares neither over- nor underflow."""
+    """Return the weighted standard deviation of h(x), by units of a power of two against over- and underflow."""
     mean = _mean(h, x, share)
     largest = torch.stack([(h(doubled(rows)) - mean).abs().amax(0) for _, rows in by_rows(x)]).amax(0)
     unit = _binary_unit(largest)
@@ -332,25 +332,25 @@ def _binary_unit(largest: Tensor) -> Tensor:
 
 
 def _evenly(x: Tensor, share: Tensor, most: int) -> Tensor:
-    """At most `most` rows, evenly spaced, a heavier row more often."""
+    """Take at most `most` rows, evenly spaced, a heavier row more often."""
     n = min(len(x), most)
     at = (torch.arange(n).to(share) + 0.5) / n
     return doubled(x[torch.searchsorted(share.flatten().cumsum(0), at).clamp(max=len(x) - 1)])
 
 
 def _spiky(x: Tensor) -> Bool[Tensor, " n"]:
-    """Whether one value fills more than `_SPIKE` of the rows."""
+    """Tell for each column whether one value fills more than `_SPIKE` of the rows."""
     k, ordered = math.floor(_SPIKE * len(x)), x.sort(0).values
     return (ordered[k:] == ordered[: len(x) - k]).any(0)
 
 
 def _within_units(x: Tensor, integer: Tensor) -> Tensor:
-    """Integers spread over the unit around them."""
+    """Spread integers over the unit around them."""
     return x + integer * (torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x) - 0.5)
 
 
 def _johnson(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a curve gains over none, in nats a row by the odd rows; its centre and width, the best by the even rows.
+    """Return a curve's gain over none, in nats a row by the odd rows; its centre and width, the best by the even rows.
 
     Both are tried out on a grid of quantiles, which no outlier moves, and which moves with the units.
     """
@@ -371,17 +371,17 @@ def _johnson(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _s_u(x: Tensor, centre: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """`h(x)` and `log h'(x)`, without bounds."""
+    """Return `h(x)` and `log h'(x)`, without bounds."""
     return torch.asinh((x - centre) / width), -torch.hypot(width, x - centre).log()
 
 
 def _normal(h: Tensor, log_slope: Tensor, fit: Tensor) -> Tensor:
-    """Mean log density of each column of x where h(x) is normal with the moments of `fit`, but for a constant."""
+    """Return each column's mean log density if h(x) is normal with the moments of `fit`, but for a constant."""
     return (log_slope - 0.5 * ((h - fit.mean(0)) / fit.std(0)).square()).mean(0) - fit.std(0).log()
 
 
 def _mixture(fit: Tensor, held_out: Tensor, components: int) -> Tensor:
-    """Log density of standardised rows by a mixture of at most so many normals fitted to other rows, in nats."""
+    """Return log densities of standardised rows by a mixture of at most so many normals fitted to others, in nats."""
     from sklearn.decomposition import PCA
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture

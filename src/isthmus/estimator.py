@@ -87,7 +87,7 @@ class _Base(BaseEstimator):
         return self
 
     def score_samples(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Log density of each row in nats, in the units of X, under `density`; deterministic.
+        """Return the log density of each row in nats, in the units of X, under `density`; deterministic.
 
         Args:
             X: data, (n_samples, n_features).
@@ -106,7 +106,7 @@ class _Base(BaseEstimator):
         context: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> float:
-        """Mean log density of the rows, in nats; higher is better, so that grid searches maximise it.
+        """Return the mean log density of the rows, in nats; higher is better, so that grid searches maximise it.
 
         Args:
             X: data, (n_samples, n_features).
@@ -124,7 +124,7 @@ class _Base(BaseEstimator):
         return float(np.average(scores, weights=weights))
 
     def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
-        """The points of the manifold that rows are mapped to, in the units of X.
+        """Return the points of the manifold that rows are mapped to, in the units of X.
 
         Args:
             X: data, (n_samples, n_features).
@@ -219,11 +219,11 @@ class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
         context: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> NDArray[Any]:
-        """Codes of the rows fitted to; the context goes to both, see `fit` and `transform`."""
+        """Return the codes of the rows fitted to; the context goes to both, see `fit` and `transform`."""
         return self.fit(X, y, context, sample_weight).transform(X, context)
 
     def transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
-        """Codes of rows.
+        """Return the codes of rows.
 
         Args:
             X: data, (n_samples, n_features).
@@ -236,7 +236,7 @@ class InjectiveFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Base):
         return self.fitted_.model.encode(x, c).numpy().astype(_dtype(X), copy=False)
 
     def inverse_transform(self, Z: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
-        """Points of the manifold at codes, in the units of the data.
+        """Return the points of the manifold at codes, in the units of the data.
 
         Args:
             Z: codes, (n_samples, n_components_).
@@ -337,7 +337,7 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
         return self
 
     def decision_function(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Log density minus the cut, in nats: negative for outliers.
+        """Return the log density minus the cut, in nats: negative for outliers.
 
         Args:
             X: data, (n_samples, n_features).
@@ -350,7 +350,7 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
         return np.subtract(scores, self.offset_, out=scores.copy(), where=~np.isneginf(scores))
 
     def predict(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.int64]:
-        """-1 for outliers, 1 for the others.
+        """Return -1 for outliers, 1 for the others.
 
         Args:
             X: data, (n_samples, n_features).
@@ -363,7 +363,7 @@ class InjectiveFlowDetector(OutlierMixin, _Base):
 
 
 def _cut(scores: NDArray[np.float64], share: float, sample_weight: ArrayLike | None) -> float:
-    """Between the scores of the given share of the weighted rows and the others.
+    """Return a cut between the scores of the given share of the weighted rows and the others.
 
     Halfway, since the last bit of a score depends on how many rows are scored at once: a row must not change sides.
     """
@@ -373,6 +373,6 @@ def _cut(scores: NDArray[np.float64], share: float, sample_weight: ArrayLike | N
 
 
 def _dtype(X: ArrayLike) -> Any:
-    """float32 for float32 input, else float64."""
+    """Return float32 for float32 input, else float64."""
     dtype = getattr(X, "dtype", None)
     return np.float32 if dtype == np.float32 else np.float64

@@ -74,7 +74,7 @@ def fit(
     run_dir: str | Path | None = None,
     deadline: Deadline | None = None,
 ) -> Fitted:
-    """From a table to a finished model: prepare columns, train, refit latent density and noise.
+    """Fit a model to a table: prepare columns, train, refit latent density and noise.
 
     Args:
         X: data in the user's units, (n, columns), finite numbers, as an array or a tensor. Or a frame of pandas or
@@ -159,7 +159,7 @@ def fit(
 
 
 def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tensor | None = None) -> tuple[Rows, Rows]:
-    """The rows that a fit was trained on and those it held out, standardised and as it used them: integers spread.
+    """Return the training rows of a fit and those it held out, standardised and as it used them: integers spread.
 
     Args:
         fitted: a fit without sample weights.
@@ -257,7 +257,7 @@ class _Table:
 
 
 def _streamed(stream: Stream, context: object, sample_weight: object) -> _Table:
-    """The sample of a stream, none of its rows merged: their numbers tell which rows are held out."""
+    """Return the sample of a stream, none of its rows merged: their numbers tell which rows are held out."""
     if context is not None or sample_weight is not None:
         raise InputError("expected a stream alone; got context or weights beside it; name its context as target")
     x, c = torch.from_numpy(stream.X), None if stream.C is None else torch.from_numpy(stream.C)
@@ -267,7 +267,7 @@ def _streamed(stream: Stream, context: object, sample_weight: object) -> _Table:
 def _lengthened(
     data: Split, stream: Stream, columns: Columns, context_columns: Columns | None, recipe: Recipe
 ) -> Split:
-    """The same with all rows of the stream to train on, but those of the sample that are held out."""
+    """Return the split with all rows of the stream to train on, but those of the sample that are held out."""
     held_out = _partition(len(stream.rows), recipe)[1].numpy()
     without = np.sort(stream.rows[held_out[: len(held_out) * data.apart]])
     long = LongRows(stream, columns, context_columns, without)
@@ -275,7 +275,7 @@ def _lengthened(
 
 
 def _what(table: _Table, sample_weight: ArrayLike | Tensor | None, recipe: Recipe, flow: Flow | None) -> dict[str, Any]:
-    """What makes a fit this one and no other."""
+    """Return what makes a fit this one and no other."""
     rows = row_weights(sample_weight, len(table.given[0])) if table.stream is None else table.stream.table.fingerprint()
     return {
         "versions": versions(),
@@ -336,7 +336,7 @@ def _prepare(
     run_dir: Path | None,
     deadline: Deadline,
 ) -> tuple[Columns, Split, dict[str, float] | None]:
-    """Columns, rows, and what curving heavy-tailed columns gains after a short training, where there are any.
+    """Return columns, rows, and what curving heavy-tailed columns gains after a short training, where there are any.
 
     A mixture says which columns may be worth curving (`Columns.learn`), the flow itself whether they are: held-out rows
     must gain significantly, at 5 %, in the density in the user's units, and samples must come no farther from the
@@ -346,7 +346,7 @@ def _prepare(
     settings["heavy_tails"] &= deadline.allows(_CURVING_SECONDS)
 
     def of(columns: Columns) -> Split:
-        """The rows, prepared by these columns."""
+        """Return the rows, prepared by these columns."""
         return _split(table, columns, context_columns, recipe)
 
     columns = Columns.learn(table.x, table.w, **settings)
@@ -358,7 +358,7 @@ def _prepare(
     del plain  # of() gives the rows anew each time, since those of both need twice the memory
 
     def tried(columns: Columns, folder: Path | None) -> _Trial:
-        """What comes of these columns after a short training."""
+        """Return what comes of these columns after a short training."""
         data = of(columns)
         density, rows = _short_fit(data, start, recipe, flow, folder), judges(data)
         score = density.log_prob(rows.x, rows.c) + columns.log_det(columns.restore(rows.x))
@@ -387,7 +387,7 @@ class _Trial(NamedTuple):
 
 
 def _short_fit(data: Split, start: int, recipe: Recipe, flow: Flow | None, run_dir: Path | None) -> Density:
-    """What a short training gives, at the latent dimension `start` where none is asked for."""
+    """Return what a short training gives, at the latent dimension `start` where none is asked for."""
     if flow is None:
         recipe = _sized(recipe, len(data.train.x))
         trial = _build(recipe, data, _asked(recipe, data) or start)
@@ -399,11 +399,11 @@ def _short_fit(data: Split, start: int, recipe: Recipe, flow: Flow | None, run_d
 
 
 def _split(table: _Table, columns: Columns, context_columns: Columns | None, recipe: Recipe) -> Split:
-    """Training and held-out rows; with fewer than 20 rows every row is both."""
+    """Split rows into training and held-out rows; with fewer than 20 rows every row is both."""
     (train, held_out), w, seed = _partition(len(table.x), recipe), table.w, recipe.seed
 
     def rows(index: Tensor, dtype: torch.dtype = torch.float64) -> Rows:
-        """The rows of these numbers, prepared."""
+        """Return the rows of these numbers, prepared."""
         x = _prepared(columns, table.x, index, dtype)
         if table.c is None or context_columns is None:
             return Rows(x)
@@ -419,14 +419,14 @@ def _split(table: _Table, columns: Columns, context_columns: Columns | None, rec
 
 
 def _partition(n: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """The numbers of the training rows and of those held out."""
+    """Return the numbers of the training rows and of those held out."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
     most = max(1, round(recipe.training.validation_fraction * n)) if n >= _FEWEST_ROWS_TO_SPLIT else 0
     return order[most:], order[:most] if most else order
 
 
 def _prepared(columns: Columns, x: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
-    """Standardised rows by their numbers, computed in float64, some at a time, so that no table stands there twice."""
+    """Standardise rows by their numbers, in float64, some at a time, so that no table is in memory twice."""
     prepared, size = torch.empty(len(index), columns.dim, dtype=dtype), rows_at_once(x.shape[1])
     for some, at in zip(prepared.split(size), index.split(size), strict=True):
         some.copy_(columns.standardise(doubled(x[at])))
@@ -445,7 +445,7 @@ def _drawn(index: Tensor, w: Tensor | None, seed: int) -> Tensor:
 
 
 def _spread(rows: Rows, columns: Columns, seed: int) -> Rows:
-    """Integer columns spread evenly over their unit around each value: a density needs a continuous variable."""
+    """Spread integer columns evenly over their unit around each value: a density needs a continuous variable."""
     if not bool(columns.integer.any()):
         return rows
     u = torch.rand(rows.x.shape, generator=torch.Generator().manual_seed(seed), dtype=rows.x.dtype)
@@ -464,7 +464,7 @@ def _fitting(flow: Flow, rows: Rows) -> Flow:
 
 
 def _sized(recipe: Recipe, n: int) -> Recipe:
-    """The recipe with what follows from the data where it leaves that open.
+    """Return the recipe with what follows from the data where it leaves that open.
 
     Networks get the shape of the images, and are narrower for few rows; of images a sixteenth of a batch has probes.
     """
@@ -477,7 +477,7 @@ def _sized(recipe: Recipe, n: int) -> Recipe:
 
 
 def _missing(part: Part, registry: Mapping[str, Callable[..., Any]], options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that a part takes, and has not been given."""
+    """Return those of the options that a part takes, and has not been given."""
     taken = inspect.signature(registry[part.kind]).parameters.keys() - part.options.keys()
     return {name: value for name, value in options.items() if name in taken and value is not None}
 
@@ -485,10 +485,10 @@ def _missing(part: Part, registry: Mapping[str, Callable[..., Any]], options: di
 def _choose(
     recipe: Recipe, data: Split, run_dir: Path | None, deadline: Deadline
 ) -> tuple[Flow, tuple[dict[str, float], ...]]:
-    """The untrained flow, and the curve that chose its latent dimension where the recipe leaves that open."""
+    """Return the untrained flow, and the curve that chose its latent dimension where the recipe leaves that open."""
 
     def build(latent_dim: int) -> Flow:
-        """An untrained flow of this latent dimension."""
+        """Build an untrained flow of this latent dimension."""
         return _build(recipe, data, latent_dim)
 
     if asked := _asked(recipe, data):
@@ -499,7 +499,7 @@ def _choose(
 
 
 def _training(recipe: Recipe, run_dir: Path | None, deadline: Deadline) -> TrainingRecipe:
-    """The settings of the training, its time what is left for it; the same when it is taken up again."""
+    """Return the settings of the training, its time what is left for it; the same when it is resumed."""
     if deadline.seconds is None:
         return recipe.training
     least = LEAST_TRAINING * deadline.seconds
@@ -517,7 +517,7 @@ def _training(recipe: Recipe, run_dir: Path | None, deadline: Deadline) -> Train
 
 
 def _checked(data: Split, limit: Deadline) -> Split:
-    """The rows that figures and checks are computed on; in a limited time fewer."""
+    """Return the rows that figures and checks are computed on; in a limited time fewer."""
     most = limit.rows(_FIGURES_PER_SECOND, _FEWEST_FIGURES)
     if most is None:
         return data
@@ -525,7 +525,7 @@ def _checked(data: Split, limit: Deadline) -> Split:
 
 
 def _asked(recipe: Recipe, data: Split) -> int | None:
-    """The latent dimension that recipe and flow fix; None where it is to be chosen."""
+    """Return the latent dimension that recipe and flow fix; None where it is to be chosen."""
     if recipe.flow.latent_dim == "auto":
         return None if issubclass(FLOWS[recipe.flow.kind], LearnedManifold) else data.train.x.shape[1]
     return recipe.flow.latent_dim
@@ -546,7 +546,7 @@ def _build(recipe: Recipe, data: Split, latent_dim: int) -> Flow:
 
 
 def _health(density: Density, data: Split, history: History, recipe: Recipe) -> Health:
-    """The verdicts on the training and on what came of it."""
+    """Return the verdicts on the training and on what came of it."""
     objective = recipe.build_objective()
     surrogate = objective.surrogate if isinstance(objective, FreeForm) else None
     beta = _kept(history)["beta"] if objective.follows_likelihood else None
@@ -557,7 +557,7 @@ def _health(density: Density, data: Split, history: History, recipe: Recipe) -> 
 
 
 def _kept(history: History) -> dict[str, float | int]:
-    """The record of the validation whose weights were kept."""
+    """Return the record of the validation whose weights were kept."""
     return next(row for row in history.rows if row["step"] == history.best_step)
 
 

@@ -28,7 +28,7 @@ _NEAREST = 3
 
 
 def draw(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str, UInt8[np.ndarray, "h w channels"]]:
-    """The grids of a model, each one image.
+    """Draw the grids of a model, each one image.
 
     Args:
         fitted: a model of images, and its record.
@@ -82,20 +82,20 @@ def write(fitted: Fitted, frame: pd.DataFrame, folder: str | Path, *, seed: int 
 
 
 def _samples(fitted: Fitted, x: Rows, c: Context) -> list[Tensor]:
-    """Ten lines of samples; of a conditional model a line for each of at most ten contexts, in the order of levels."""
+    """Draw ten lines of samples; of a conditional model one for each of at most 10 contexts, in the order of levels."""
     kinds = [None] * _COLUMNS if c is None else list(torch.unique(c, dim=0).flip(0)[:_COLUMNS, None])
     return [fitted.model.sample(_COLUMNS, kind, noise=False) for kind in kinds]
 
 
 def _reconstructions(fitted: Fitted, x: Rows, c: Context) -> list[Tensor]:
-    """Lines of images, evenly spaced in the table, and below each line what the model makes of it."""
+    """Return lines of images, evenly spaced in the table, and below each line what the model makes of it."""
     lines = _evenly(x, _LINES // 2 * _COLUMNS).split(_COLUMNS)
     contexts = [None] * len(lines) if c is None else _evenly(c, _LINES // 2 * _COLUMNS).split(_COLUMNS)
     return [each for rows, c in zip(lines, contexts, strict=True) for each in (rows, fitted.model.reconstruct(rows, c))]
 
 
 def _interpolations(fitted: Fitted, x: Rows, c: Context) -> list[Tensor]:
-    """Straight lines between the codes of two images; under the context of the first."""
+    """Interpolate along straight lines between the codes of two images; under the context of the first."""
     ends = _evenly(x, 2 * _LINES)
     context = None if c is None else _evenly(c, 2 * _LINES)
     z = fitted.model.encode(ends, context)
@@ -107,7 +107,7 @@ def _interpolations(fitted: Fitted, x: Rows, c: Context) -> list[Tensor]:
 
 
 def _neighbours(fitted: Fitted, x: Rows, c: Context) -> list[Tensor]:
-    """A line of samples, and below each the images of the table that are nearest to it."""
+    """Draw a line of samples, and below each the images of the table that are nearest to it."""
     samples = fitted.model.sample(_COLUMNS, None if c is None else _evenly(c, _COLUMNS, exactly=True), noise=False)
     distances = torch.cat([torch.cdist(rows.to(samples), samples) for _, rows in by_rows(x)])
     nearest = distances.argsort(0)[:_NEAREST]
@@ -124,12 +124,12 @@ GRIDS = {
 
 
 def _evenly(x: Tensor, n: int, *, exactly: bool = False) -> Tensor:
-    """At most n rows, evenly spaced; exactly n, some of them again if need be."""
+    """Take at most n rows, evenly spaced; exactly n, some of them again if need be."""
     return x[torch.linspace(0, len(x) - 1, n if exactly else min(n, len(x))).round().long()]
 
 
 def _levels(fitted: Fitted, rows: Rows, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n channels h w"]:
-    """Rows in the user's units as bytes."""
+    """Return rows in the user's units as bytes."""
     columns = fitted.model.columns
     x, integer = columns.round_integers(rows).numpy().reshape(-1, *shape), bool(columns.integer.all())
     low, high = float(columns.low.min()), float(columns.high.max())  # of the data, so that a faint model looks faint

@@ -72,7 +72,7 @@ class MultivariateStudentT(Distribution):
         super().__init__(event_shape=torch.Size([dim]), validate_args=False)
 
     def log_prob(self, value: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
-        """Log density in nats, (batch,), of points (batch, d)."""
+        """Return the log density in nats, (batch,), of points (batch, d)."""
         d, df = self.event_shape[0], self.df
         norm = torch.lgamma((df + d) / 2) - torch.lgamma(df / 2) - d / 2 * torch.log(df * math.pi)
         return norm - (df + d) / 2 * torch.log1p(value.square().sum(-1) / df)
@@ -85,7 +85,7 @@ class MultivariateStudentT(Distribution):
 
 
 def normal(dim: int, context_dim: int = 0) -> LazyDistribution:
-    """The standard normal N(0, I) on R^d.
+    """Return the standard normal N(0, I) on R^d.
 
     Args:
         dim: d.
@@ -102,7 +102,7 @@ def normal(dim: int, context_dim: int = 0) -> LazyDistribution:
 
 
 def student_t(dim: int, context_dim: int = 0, *, df: float = 5.0) -> LazyDistribution:
-    """The spherical Student-t, for heavy tails; see `MultivariateStudentT`.
+    """Return the spherical Student-t distribution, for heavy tails; see `MultivariateStudentT`.
 
     Args:
         dim: d.
@@ -126,7 +126,7 @@ def _gaussian_mixture(logits: Tensor, means: Tensor, scale_tril: Tensor) -> Dist
 
 
 def mixture(dim: int, context_dim: int = 0, *, components: Annotated[int, Ge(1)] = 8) -> LazyDistribution:
-    """A mixture of Gaussians with full covariances; its parameters are set by `isthmus.refit`.
+    """Return a mixture of Gaussians with full covariances; its parameters are set by `isthmus.refit`.
 
     Args:
         dim: d.
@@ -185,7 +185,7 @@ class Mixtures(LazyDistribution):
         self.register_buffer("scale_tril", torch.eye(dim).repeat(contexts, components, 1, 1))
 
     def forward(self, c: Float[Tensor, "batch C"] | None = None) -> Distribution:
-        """The mixture of each context."""
+        """Return the mixture of each context."""
         if c is None:
             log_weights = self.logits.log_softmax(1) - math.log(len(self.logits))
             return _gaussian_mixture(log_weights.flatten(), self.means.flatten(0, 1), self.scale_tril.flatten(0, 1))
@@ -203,7 +203,7 @@ class _MixtureOfEach(Distribution):
         super().__init__(index.shape, of.means.shape[-1:], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n"]:
-        """Log density in nats."""
+        """Return the log density in nats."""
         found = value.new_empty(value.shape[:-1])
         for j in self.index.unique().tolist():
             rows, own = self.index == j, (self.of.logits[j], self.of.means[j], self.of.scale_tril[j])
@@ -220,7 +220,7 @@ class _MixtureOfEach(Distribution):
 def mixtures(
     dim: int, context_dim: int = 0, *, contexts: Annotated[int, Ge(1)] = 2, components: Annotated[int, Ge(1)] = 8
 ) -> LazyDistribution:
-    """A mixture of Gaussians for each of several contexts, as classes are; `isthmus.refit` sets them all.
+    """Return a mixture of Gaussians for each of several contexts, as classes are; `isthmus.refit` sets them all.
 
     Args:
         dim: d.
@@ -246,7 +246,7 @@ def flow(
     width: Annotated[int, Ge(1)] = 64,
     scaled: bool = False,
 ) -> LazyDistribution:
-    """A neural spline flow on R^d from zuko, learnt; conditional where there is a context. It bends [-5, 5] alone.
+    """Return a neural spline flow on R^d from zuko, learnt; conditional given a context. It bends [-5, 5] alone.
 
     Args:
         dim: d.

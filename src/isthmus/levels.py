@@ -53,7 +53,7 @@ class Range:
             )
 
     def level(self, value: float) -> float:
-        """The level of a value, `2 log(value / low) / log(high / low) - 1`.
+        """Return the level of a value, `2 log(value / low) / log(high / low) - 1`.
 
         Raises:
             InputError: the value is not within the range, where nothing was learnt.
@@ -65,7 +65,7 @@ class Range:
         return 2 * math.log(value / self.low) / math.log(self.high / self.low) - 1
 
     def value(self, level: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The values of levels."""
+        """Return the values of levels."""
         return self.low * (self.high / self.low) ** ((level + 1) / 2)
 
 
@@ -101,7 +101,7 @@ class Levels:
         return len(self.ranges)
 
     def changed(self, levels: Sequence[float], **values: float | None) -> tuple[float, ...]:
-        """Levels, some of them at other values.
+        """Return levels, some of them at other values.
 
         Args:
             levels: one a range.
@@ -122,7 +122,7 @@ class Levels:
         return tuple(given.level(asked[name]) if name in asked else level for (name, given), level in pairs)
 
     def values(self, levels: Sequence[float]) -> dict[str, float]:
-        """What levels stand for, by the names of the ranges.
+        """Return what levels stand for, by the names of the ranges.
 
         Example:
             >>> Levels(beta=Range(1.0, 100.0)).values([1.0])
@@ -132,5 +132,5 @@ class Levels:
         return {name: float(given.value(level)) for (name, given), level in pairs}
 
     def draw(self, rows: Float[Tensor, "batch D"]) -> Float[Tensor, "batch L"]:
-        """Levels for a batch, uniform in [-1, 1]: their values are log-uniform."""
+        """Draw levels for a batch, uniform in [-1, 1]: their values are log-uniform."""
         return 2 * torch.rand(rows.shape[0], len(self), dtype=rows.dtype, device=rows.device) - 1

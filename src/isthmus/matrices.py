@@ -27,7 +27,7 @@ _NUMBERS_AT_ONCE = 1 << 20  # 8 MB of float64
 
 
 def matrix(values: ArrayLike | Tensor, what: str) -> Float[Tensor, "n columns"]:
-    """A user's table as a tensor of finite numbers; it may share the user's memory, so nothing may write to it.
+    """Return a user's table as a tensor of finite numbers; it may share the user's memory, so nothing may write to it.
 
     Args:
         values: numbers, (n, columns), none of them above 1e300.
@@ -52,7 +52,7 @@ def matrix(values: ArrayLike | Tensor, what: str) -> Float[Tensor, "n columns"]:
 
 
 def row_weights(values: ArrayLike | Tensor | None, n: int) -> Float[Tensor, " n"] | None:
-    """One weight >= 0 for each of n rows as a tensor, not all of them zero; None where none are given.
+    """Return one weight >= 0 for each of n rows as a tensor, not all of them zero; None where none are given.
 
     Example:
         >>> row_weights([1, 2], 2)
@@ -106,7 +106,7 @@ def check_finite(x: Float[Tensor, "n columns"], what: str) -> None:
 
 
 def rows_at_once(n_columns: int) -> int:
-    """How many rows of so many columns are converted at a time, so that what comes in between is 8 MB.
+    """Return how many rows of so many columns are converted at a time, so that what comes in between is 8 MB.
 
     Example:
         >>> rows_at_once(1024)
@@ -116,7 +116,7 @@ def rows_at_once(n_columns: int) -> int:
 
 
 def by_rows(x: Float[Tensor, "n columns"]) -> Iterator[tuple[int, Float[Tensor, "rows columns"]]]:
-    """Consecutive rows, some at a time, each time with the number of the first.
+    """Yield consecutive rows, some at a time, each time with the number of the first.
 
     Example:
         >>> [start for start, rows in by_rows(torch.zeros(2**20, 2))]
@@ -127,7 +127,7 @@ def by_rows(x: Float[Tensor, "n columns"]) -> Iterator[tuple[int, Float[Tensor, 
 
 
 def doubled(x: Float[Tensor, "n columns"]) -> Float[Tensor, "n columns"]:
-    """The rows in float64 and in C order, in which sums have the same last bit whatever the table's own order.
+    """Return the rows in float64 and in C order, in which sums have the same last bit whatever the table's own order.
 
     Example:
         >>> doubled(torch.zeros(2, 3).mT).stride()
@@ -137,7 +137,7 @@ def doubled(x: Float[Tensor, "n columns"]) -> Float[Tensor, "n columns"]:
 
 
 def fingerprint(x: Float[Tensor, "n columns"], c: Float[Tensor, "n C"] | None = None) -> dict[str, Any]:
-    """Tells data and context from others, without keeping them: the number of rows, and a hash of the values.
+    """Fingerprint data and context, to tell them from others without keeping them: the number of rows, and a hash.
 
     Example:
         >>> fingerprint(torch.zeros(3, 2))["rows"]
@@ -153,7 +153,7 @@ def fingerprint(x: Float[Tensor, "n columns"], c: Float[Tensor, "n C"] | None = 
 
 
 def _array(values: ArrayLike | Tensor, what: str) -> NDArray[Any]:
-    """As an array of whatever type; raises for what is no array of numbers in rows."""
+    """Return an array of whatever type; raises for what is no array of numbers in rows."""
     check_kind(values, what)
     try:
         array = np.asarray(_to_numpy(values) if isinstance(values, Tensor) else values)
@@ -201,7 +201,7 @@ def _of_objects(array: NDArray[Any], what: str) -> NDArray[np.float64]:
 
 
 def _tensor(array: NDArray[np.float64] | NDArray[np.float32]) -> Tensor:
-    """The array's own memory where a tensor can have it."""
+    """Return a tensor, in the array's own memory where it can have that."""
     if not array.flags.aligned or any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy()
     with warnings.catch_warnings():

@@ -40,7 +40,7 @@ _ELEMENTS = 4_000_000  # of the largest float64 matrix in memory at once: 32 MB
 
 
 def fid_like(samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"]) -> float:
-    """Squared 2-Wasserstein distance between Gaussian fits: the FID formula on the raw columns.
+    """Return the squared 2-Wasserstein distance between Gaussian fits: the FID formula on the raw columns.
 
     |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2), with covariances C over n (not n - 1). Lower is better, 0 is best;
     unit: squared unit of the data. It sees means and covariances only. Samples of a linear d-dimensional model cannot
@@ -76,7 +76,7 @@ def fid_like(samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"]) -> 
 
 
 def energy_distance(samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"], *, max_rows: int = 10_000) -> float:
-    """Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'|: zero only if both laws are equal.
+    """Return the energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'|: zero only if both laws are equal.
 
     This is the squared form (some software reports its square root) as a V-statistic: averages run over all pairs, a
     row with itself included, so the value is never negative and tends to zero from above, like 1/n, for equal laws.
@@ -110,7 +110,7 @@ def energy_distance(samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D
 def sliced_wasserstein(
     samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"], *, n_projections: int = 256, seed: int = 0
 ) -> float:
-    """Sliced 2-Wasserstein distance: the root mean square, over random directions, of the 1-D distances W2.
+    """Return the sliced 2-Wasserstein distance: the root mean square, over random directions, of the 1-D distances W2.
 
     Along a unit direction, W2^2 is the integral over (0, 1) of the squared difference of the two quantile functions,
     which is a finite sum, also for n != m. Lower is better, 0 is best; unit: unit of the data. A shift by a vector s
@@ -151,7 +151,7 @@ def sliced_wasserstein(
 def c2st_auc(
     samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"], *, max_rows: int = 5_000, seed: int = 0
 ) -> float:
-    """Classifier two-sample test: how well boosted trees tell samples from reference rows.
+    """Run a classifier two-sample test: how well boosted trees tell samples from reference rows.
 
     The area under the ROC curve (no unit), averaged over 5-fold cross-validation with equally many rows of either kind.
     0.5 is best: held-out rows cannot be told apart; 1 is worst: every sample is recognised. Well below 0.5 means that
@@ -193,7 +193,7 @@ def c2st_auc(
 
 
 def reconstruction_mse(x: Float[Tensor, "n D"], x_hat: Float[Tensor, "n D"]) -> float:
-    """Mean over rows of the squared Euclidean distance |x - x_hat|^2, summed (not averaged) over columns.
+    """Return the mean over rows of the squared Euclidean distance |x - x_hat|^2, summed (not averaged) over columns.
 
     Lower is better, 0 is best; unit: squared unit of the data. Row i of one belongs to row i of the other. A model that
     learned the manifold exactly stays at the noise: (D - d) sigma^2 for isotropic noise.
@@ -232,7 +232,7 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"], *, k: int = 3, max_rows: int = 10_000
 ) -> PrecisionRecall:
-    """Improved precision and recall: which share of either set lies within the other.
+    """Return improved precision and recall: which share of either set lies within the other.
 
     A set fills the balls around its rows that reach to the k-th nearest other row of the set. Precision is the share of
     samples inside the balls of the reference rows, quality; recall the share of reference rows inside the balls of the
@@ -268,7 +268,7 @@ def precision_recall(
 
 
 def inception_score(probabilities: Float[Tensor, "n K"], *, splits: int = 10) -> float:
-    """Inception score: how sure a classifier is of each sample, and how evenly its classes are met.
+    """Return the inception score: how sure a classifier is of each sample, and how evenly its classes are met.
 
     exp(mean of KL(p(y | x) || p(y))) with p(y) the mean of p(y | x), averaged over `splits` parts of the rows in their
     order. Higher is better, from 1 (no row differs from another) to the number of classes; no unit. It sees no
@@ -337,7 +337,7 @@ METRICS: dict[str, Metric] = {
 def _checked_pair(
     samples: Float[Tensor, "n D"], reference: Float[Tensor, "m D"], min_rows: int = 2
 ) -> tuple[Float[Tensor, "n D"], Float[Tensor, "m D"]]:
-    """Both tensors in float64, detached, after the checks that all metrics share."""
+    """Return both tensors in float64, detached, after the checks that all metrics share."""
     for rows in (samples, reference):
         if rows.ndim != 2 or len(rows) < min_rows or rows.shape[1] == 0:
             shape = tuple(rows.shape)
@@ -356,7 +356,7 @@ def _distance(value: float) -> float:
 
 
 def _thinned(rows: Float[Tensor, "n D"], max_rows: int) -> Float[Tensor, "k D"]:
-    """At most `max_rows` of the rows, drawn without replacement, always the same ones."""
+    """Draw at most `max_rows` of the rows without replacement, always the same ones."""
     if len(rows) <= max_rows:
         return rows
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:max_rows]
@@ -364,31 +364,31 @@ def _thinned(rows: Float[Tensor, "n D"], max_rows: int) -> Float[Tensor, "k D"]:
 
 
 def _scaled_deviations(rows: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
-    """A with A^T A = the covariance over n."""
+    """Return A with A^T A = the covariance over n."""
     return (rows - rows.mean(0)) / len(rows) ** 0.5
 
 
 def _mean_distance(x: Float[Tensor, "n D"], y: Float[Tensor, "m D"]) -> float:
-    """E|X - Y| over all pairs."""
+    """Return E|X - Y| over all pairs."""
     return sum(float(torch.cdist(block, y).sum()) for block in _blocks(x, len(y))) / (len(x) * len(y))
 
 
 def _share_within(x: Float[Tensor, "n D"], y: Float[Tensor, "m D"], k: int) -> float:
-    """The share of rows of x that lie in a ball around a row of y, each as wide as its k-th other row of y is far."""
+    """Return the share of rows of x in a ball around a row of y, each as wide as its k-th other row of y is far."""
     radii = torch.cat([torch.cdist(block, y).kthvalue(k + 1).values for block in _blocks(y, len(y))])
     inside = [(torch.cdist(block, y) <= radii).any(1) for block in _blocks(x, len(y))]
     return float(torch.cat(inside).double().mean())
 
 
 def _blocks(rows: Float[Tensor, "n D"], others: int) -> tuple[Float[Tensor, "k D"], ...]:
-    """Parts of the rows, few enough that their distances to so many others fit."""
+    """Split the rows into parts, few enough that their distances to so many others fit."""
     return rows.split(max(1, _ELEMENTS // others))
 
 
 def _quantile_coupling(
     n: int, m: int, device: torch.device
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
-    """Which of n and of m sorted values are the quantiles on each piece of (0, 1), and how long each piece is.
+    """Return which of n and of m sorted values are the quantiles on each piece of (0, 1), and how long each piece is.
 
     The pieces end at the multiples of 1/n and of 1/m, counted in whole steps of 1/(n m), hence without rounding.
     """
@@ -399,7 +399,7 @@ def _quantile_coupling(
 
 
 def _columns_and_principal_coordinates(rows: Float[Tensor, "n D"]) -> Float[Tensor, "n 2*D"]:
-    """Standardised columns, then the same rows in the eigenbasis of their correlations."""
+    """Return standardised columns, then the same rows in the eigenbasis of their correlations."""
     deviations = rows - rows.mean(0)
     scale = deviations.square().mean(0).sqrt()
     columns = deviations / torch.where(scale > 0, scale, 1.0)

@@ -93,7 +93,7 @@ class Model(nn.Module):
         return [] if self.flow.levels is None else self.flow.levels.tolist()
 
     def at(self, *, noise: float | None = None, beta: float | None = None) -> "Model":
-        """The same model, its networks told another noise or beta.
+        """Return a copy of the model, its networks told another noise or beta.
 
         Codes, reconstructions and points of the manifold are those of this level. A refitted latent density and the
         noise off the manifold stay what they were at the level of the fit: before densities are read, or noisy samples
@@ -258,7 +258,7 @@ class Model(nn.Module):
         return self.columns.restore(x)
 
     def _spread(self, x: Tensor) -> list[Tensor]:
-        """The rows, or where they hold integers of integer columns, copies spread over the unit around."""
+        """Return the rows, or where they hold integers of integer columns, copies spread over the unit around."""
         whole = self.columns.integer & (x == x.round())
         if not bool(whole.any()):
             return [x]
@@ -305,7 +305,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def _by_rows(self, function: Callable[[Tensor, Context], Tensor], x: Tensor, context: RowContext) -> Tensor:
-        """A function of rows in the user's units and of prepared context, in float64, some rows at a time."""
+        """Apply a function of rows in the user's units and of prepared context, in float64, some rows at a time."""
         c = self._inner_context(context, x)
         return torch.cat(
             [

@@ -75,11 +75,11 @@ class Parts:
         return len(self._runs)
 
     def path(self, part: int) -> Path:
-        """Where a part is, or will be."""
+        """Return the path where a part is, or will be."""
         return self.folder / f"part-{part:05}.parquet"
 
     def missing(self) -> list[int]:
-        """The parts that are still to be computed.
+        """Return the parts that are still to be computed.
 
         Raises:
             InputError: the density has no such evaluation; the folder holds something else, or parts of another model,
@@ -172,7 +172,7 @@ def _compare(found: Any, expected: dict[str, Any], folder: Path) -> None:
 
 
 def _fingerprint(fitted: Fitted) -> str:
-    """Tells a model from another."""
+    """Return a hash that tells a model from another."""
     schema = None if fitted.schema is None else fitted.schema.model_dump_json()
     record = (fitted.recipe.dump(), str(fitted.latent), str(fitted.noise), schema, scoring.untrusted(fitted))
     digest = hashlib.sha256(repr(record).encode())
@@ -223,7 +223,7 @@ def _by_ray(parts: Parts, missing: Sequence[int]) -> Iterator[int]:
 
 @contextmanager
 def _cluster(start: Callable[..., Any], running: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
-    """A Ray that runs already, or one that ends with this."""
+    """Use a Ray that runs already, or start one that ends with this."""
     if running():
         yield
         return

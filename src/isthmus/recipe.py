@@ -59,7 +59,7 @@ _RENAMED = {"density": "refit"}  # sections, by the names that they had
 
 
 def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
-    """`; did you mean 'x'?` for the valid name most like `name`, or the empty string."""
+    """Return `; did you mean 'x'?` for the valid name most like `name`, or the empty string."""
     matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
@@ -309,7 +309,7 @@ class TrainingRecipe(_Record):
         return self
 
     def levels(self, objective: Objective | None) -> Levels:
-        """What the networks are told of the training: the noise and beta of each row where they have a range."""
+        """Return what the networks are told of the training: the noise and beta of each row where they have a range."""
         noise = Range(*self.noise) if isinstance(self.noise, tuple) else None
         return Levels(noise, objective.beta_range if objective is not None else None)
 
@@ -443,7 +443,7 @@ class Recipe(_Record):
 
     @classmethod
     def validated(cls, record: Mapping[str, Any]) -> "Recipe":
-        """The recipe of nested dicts; see `parse` for what is refused."""
+        """Validate nested dicts as a recipe; see `parse` for what is refused."""
         return _validated(cls, record, "recipe")
 
     @classmethod

@@ -97,7 +97,7 @@ class Refit:
 
 
 def fit_mixture(z: Float[Tensor, "n d"], components: int, *, seed: int = 0) -> LazyDistribution:
-    """A Gaussian mixture with full covariances fitted to codes by expectation maximisation (scikit-learn).
+    """Fit a Gaussian mixture with full covariances to codes by expectation maximisation (scikit-learn).
 
     Args:
         z: codes, (n, d), n >= components; the mixture begins on 20,000 evenly spaced ones and ends on all of them.
@@ -146,7 +146,7 @@ def fit_flow(
     steps: int = _FLOW_STEPS,
     seed: int = 0,
 ) -> LazyDistribution:
-    """A neural spline flow (zuko) fitted to codes by maximum likelihood, conditional where c is given.
+    """Fit a neural spline flow (zuko) to codes by maximum likelihood, conditional where c is given.
 
     Args:
         z: codes, (n, d), in any units.
@@ -361,7 +361,7 @@ class _Trial:
         return part, noise
 
     def _scatter(self, lazy: LazyDistribution, components: tuple[Tensor, Tensor, Tensor]) -> _Scatter:
-        """How many residuals each component has, and the sums of their outer products; once for a latent density."""
+        """Count the residuals of each component, and sum their outer products; once for a latent density."""
         if lazy not in self.scatters:
             log_weights, means, tril = components
             some = max(1, _CHUNK_NUMBERS // means.numel())
@@ -375,14 +375,14 @@ class _Trial:
     def _covariances(
         self, counts: Float[Tensor, " K"], scatter: Float[Tensor, "K D D"], shrinkage: float, total: float
     ) -> Float[Tensor, "K D D"]:
-        """Of the residuals of each component, drawn towards the pooled one, their sum raised to that held out."""
+        """Return covariances of the components' residuals, drawn to the pooled one, the sum raised to that held out."""
         r, counts = self.residuals, counts.reshape(-1, 1, 1)
         pooled = r.mT @ r / r.shape[0]
         return total / float(pooled.trace()) * (scatter + shrinkage * pooled) / (counts + shrinkage)
 
 
 def _isotropic_suffices(tried: list[_Candidate]) -> bool:
-    """Whether isotropic noise, the only one that a flow goes with, is nearly as good as the best."""
+    """Tell whether isotropic noise, the only one that a flow goes with, is nearly as good as the best."""
     best = max(c.value for c in tried)
     return any(c.value > best - _FLOW_WITHIN for c in tried if c.part is not None and c.part.kind == "isotropic")
 
@@ -401,7 +401,7 @@ def _latent_candidates(trial: _Trial, choice: RefitRecipe, c: Context, seed: int
 
 
 def _in_time(candidates: _Latents, limit: Deadline) -> _Latents:
-    """The candidates, the first in any case, as long as one of twice the size would be ready and judged in time."""
+    """Yield candidates, the first in any case, as long as one of twice the size would be ready and judged in time."""
     began = time.monotonic()
     for candidate in candidates:
         yield candidate
@@ -412,7 +412,7 @@ def _in_time(candidates: _Latents, limit: Deadline) -> _Latents:
 
 
 def _while_better(trial: _Trial, candidates: _Latents) -> _Latents:
-    """The candidates until some in a row are no better for held-out codes."""
+    """Yield candidates until some in a row are no better for held-out codes."""
     best, without = -math.inf, 0
     for part, lazy in candidates:
         yield part, lazy
@@ -423,7 +423,7 @@ def _while_better(trial: _Trial, candidates: _Latents) -> _Latents:
 
 
 def _of_all(z: Float[Tensor, "n d"], counts: Sequence[int], seed: int) -> _Latents:
-    """Mixtures of more and more components."""
+    """Yield mixtures of more and more components."""
     most = max(1, z.shape[0] // (_ROWS_PER_COMPONENT * z.shape[1]))
     most = min(most, max(_MANY, z.shape[0] // _ROWS_FOR_MANY))
     for components in (k for k in counts if k <= most):
@@ -431,7 +431,7 @@ def _of_all(z: Float[Tensor, "n d"], counts: Sequence[int], seed: int) -> _Laten
 
 
 def _of_each(z: Float[Tensor, "n d"], c: Float[Tensor, "n C"], counts: Sequence[int], seed: int) -> _Latents:
-    """The same for each context, where these are few and each has rows enough."""
+    """Yield mixtures of more and more components for each context, where these are few and each has rows enough."""
     contexts, which = torch.unique(c, dim=0, return_inverse=True)
     most = min(_MANY_OF_EACH, int(which.bincount().min()) // (_ROWS_PER_COMPONENT * z.shape[1]))
     if not 1 < len(contexts) <= _MOST_CONTEXTS:

@@ -99,7 +99,7 @@ _SPENT = "seconds spent"
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """A disk that is full, or a folder that is gone or read-only, as one sentence.
+    """Report a disk that is full, or a folder that is gone or read-only, in one sentence.
 
     Args:
         folder: what is written to.
@@ -117,7 +117,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def digest(*parts: object) -> str:
-    """Tells values from others without keeping them.
+    """Hash values, to tell them from others without keeping them.
 
     Args:
         parts: tensors, by shape and content; anything else by its `repr`.
@@ -140,7 +140,7 @@ def digest(*parts: object) -> str:
 
 
 def weights_of(module: nn.Module) -> list[object]:
-    """Names and values of parameters and buffers, one after the other, for `digest`; the same in any precision.
+    """Return names and values of parameters and buffers, one after the other, for `digest`; the same in any precision.
 
     Args:
         module: any module.
@@ -318,7 +318,7 @@ def note(run_dir: Path, **entries: Any) -> None:
 
 
 def remembered(run_dir: Path | None, name: str, compute: Callable[[Path | None], Any]) -> Any:
-    """What this run computed before, else computed now and kept.
+    """Return what this run computed before, else compute it now and keep it.
 
     Args:
         run_dir: the run's folder; None keeps nothing.
@@ -383,7 +383,7 @@ def spent_before(run_dir: Path) -> float:
 
 
 def beside(model: Path) -> Path:
-    """The folder of the run that is to write a model.
+    """Return the folder of the run that is to write a model.
 
     Args:
         model: the model's folder.
@@ -396,7 +396,7 @@ def beside(model: Path) -> Path:
 
 
 def model_of(run_dir: Path) -> Path:
-    """The folder of the model that a run is to write; `beside` the other way round.
+    """Return the folder of the model that a run is to write; `beside` the other way round.
 
     Args:
         run_dir: the run's folder.
@@ -499,7 +499,7 @@ def _others(folder: Path) -> list[str]:
 
 @contextmanager
 def going_on(run_dir: Path, *, new: bool, force: bool = False) -> Iterator[None]:
-    """One process at a time works on a command's run; where it is stopped, it is said how to go on.
+    """Lock a command's run, so that one process at a time works on it; where it is stopped, say how to go on.
 
     Args:
         run_dir: the folder.
@@ -527,7 +527,7 @@ def going_on(run_dir: Path, *, new: bool, force: bool = False) -> Iterator[None]
 
 
 def _is_bare(run_dir: Path) -> bool:
-    """Whether nothing was saved there that took time to find."""
+    """Tell whether nothing was saved there that took time to find."""
     return not (run_dir / _DECISIONS).exists() and not any(run_dir.rglob(CHECKPOINT))
 
 

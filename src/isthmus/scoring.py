@@ -57,7 +57,7 @@ class _Rows(NamedTuple):
 
 
 def score(fitted: Fitted, frame: pd.DataFrame, *, density: str | None = None, strict: bool = False) -> pd.DataFrame:
-    """Log density and reconstruction error of each row.
+    """Return log density and reconstruction error of each row.
 
     Args:
         fitted: the model and its record.
@@ -120,7 +120,7 @@ def undecoded(fitted: Fitted, rows: pd.DataFrame) -> int:
 
 
 def bits_per_dimension(fitted: Fitted, log_density: Any) -> Any:
-    """Log densities of images as bits a number of them: `-log p / (D log 2)`.
+    """Return log densities of images as bits a number of them: `-log p / (D log 2)`.
 
     Of whole numbers, whose log density is the mean over the unit around each, an upper bound of `-log2 P / D`.
 
@@ -132,12 +132,12 @@ def bits_per_dimension(fitted: Fitted, log_density: Any) -> Any:
 
 
 def _dequantised(fitted: Fitted) -> bool:
-    """Whether rows are images of whole numbers."""
+    """Tell whether rows are images of whole numbers."""
     return fitted.recipe.columns.image is not None and bool(fitted.model.columns.integer.all())
 
 
 def untrusted(fitted: Fitted) -> str | None:
-    """Why no likelihood of this model may stand alone: the verdicts by which its reconstruction fails; or None.
+    """Return why no likelihood of this model may stand alone: the verdicts by which its reconstruction fails; or None.
 
     A flow that does not bring its own data back has a likelihood of something else: the change of volume is measured
     at points that are not the data.
@@ -161,7 +161,7 @@ def untrusted(fitted: Fitted) -> str | None:
 
 
 def encode(fitted: Fitted, frame: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
-    """The code of each row.
+    """Return the code of each row.
 
     Args:
         fitted: the model and its record.
@@ -195,7 +195,7 @@ def encode(fitted: Fitted, frame: pd.DataFrame, *, strict: bool = False) -> pd.D
 
 
 def _with_notes(results: pd.DataFrame, faults: Faults) -> pd.DataFrame:
-    """The results, with a last column that says of rows why they have none, if there are any."""
+    """Return the results, with a last column that says of rows why they have none, if there are any."""
     if not faults.reasons:
         return results
     notes = [faults.reasons.get(row) for row in range(len(results))]
@@ -203,7 +203,7 @@ def _with_notes(results: pd.DataFrame, faults: Faults) -> pd.DataFrame:
 
 
 def decode(fitted: Fitted, codes: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
-    """The rows that codes stand for, points of the learned manifold in the user's columns.
+    """Return the rows that codes stand for, points of the learned manifold in the user's columns.
 
     Args:
         fitted: the model and its record.
@@ -244,7 +244,7 @@ def decode(fitted: Fitted, codes: pd.DataFrame, *, strict: bool = False) -> pd.D
 
 
 def _emptied(frame: pd.DataFrame, bad: list[int]) -> pd.DataFrame:
-    """The table with missing values in some rows; whole numbers stay whole, and images are as they were."""
+    """Return the table with missing values in some rows; whole numbers stay whole, and images are as they were."""
     if not bad:
         return frame
     columns = {}
@@ -299,7 +299,7 @@ def sample(
 
 
 def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
-    """How well a model fits rows, best rows that it was not fitted to.
+    """Evaluate how well a model fits rows, best rows that it was not fitted to.
 
     As many samples as rows are compared with the rows by the metrics of `isthmus.metrics`; above 5,000 rows the
     importance-sampled density is computed on 2,000 evenly spaced ones.
@@ -344,7 +344,7 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
 
 
 def distrust(figures: Mapping[str, Any]) -> str | None:
-    """A sentence where the figures of `evaluate` say that the linearised density is wrong, or None.
+    """Return a sentence where the figures of `evaluate` say that the linearised density is wrong, or None.
 
     Example:
         >>> distrust({"log_density_gap": 0.5, "log_density_standard_error": 0.1}) is None
@@ -361,7 +361,7 @@ def distrust(figures: Mapping[str, Any]) -> str | None:
 
 
 def tensors(fitted: Fitted, frame: pd.DataFrame) -> tuple[Float[Tensor, "n columns"], Context]:
-    """The matrices of a table: data (n, columns), and context (n, C) or None, in the user's units.
+    """Return the matrices of a table: data (n, columns), and context (n, C) or None, in the user's units.
 
     Args:
         fitted: the model and its record.
@@ -383,7 +383,7 @@ def conditions(fitted: Fitted) -> tuple[str, ...]:
 
 
 def features(fitted: Fitted) -> tuple[str, ...]:
-    """Names of the columns of the data's matrix.
+    """Return the names of the columns of the data's matrix.
 
     Args:
         fitted: the model and its record.
@@ -426,7 +426,7 @@ def _draw(model: Model, n: int, c: Context, *, seed: int = 0, **how: Any) -> Flo
 
 
 def _frame(fitted: Fitted, rows: _Rows) -> pd.DataFrame:
-    """The table of rows that a model made; of a category the largest level wins, so its features are not rounded."""
+    """Return the table of rows that a model made; the largest level of a category wins, so features are not rounded."""
     data = _columns(fitted, "data")
     category = torch.tensor([column.kind == "category" for column in data for _ in column.features])
     x = torch.where(category, rows.x, fitted.model.columns.round_integers(rows.x))
@@ -438,7 +438,7 @@ def _rows(fitted: Fitted, frame: pd.DataFrame) -> _Rows:
 
 
 def _stood_in(fitted: Fitted, frame: pd.DataFrame, faults: Faults, *, strict: bool) -> _Rows:
-    """The matrices of a table; rows that do not suit the model are noted, and another row stands in for each.
+    """Return the matrices of a table; note rows that do not suit the model, and let another row stand in for each.
 
     They are not left out, since the last bits of a row's score depend on how many rows are scored at once.
     """
@@ -453,7 +453,7 @@ def _stood_in(fitted: Fitted, frame: pd.DataFrame, faults: Faults, *, strict: bo
 
 
 def _stand_ins(x: np.ndarray, c: np.ndarray | None, faults: Faults) -> _Rows:
-    """The matrices as tensors, with the first good row, or zeros, in place of each that was noted."""
+    """Return the matrices as tensors, with the first good row, or zeros, in place of each that was noted."""
     if bad := list(faults.reasons):
         good = next((row for row in range(len(x)) if row not in faults.reasons), None)
         for matrix in (x, c):
@@ -467,7 +467,7 @@ def _tensors(x: np.ndarray, c: np.ndarray | None) -> _Rows:
 
 
 def _schema(fitted: Fitted) -> Schema:
-    """The model's own schema; of a model that was fitted to a nameless matrix, columns c0, c1, ... of numbers."""
+    """Return the model's schema; of a model fitted to a nameless matrix, columns c0, c1, ... of numbers."""
     if fitted.schema is not None:
         return fitted.schema
     n_columns, context_dim = fitted.model.columns.mean.shape[0], fitted.model.flow.context_dim
@@ -483,7 +483,7 @@ def _numbers(prefix: str, count: int, role: Role = "data") -> tuple[Column, ...]
 
 
 def _named(fitted: Fitted, frame: pd.DataFrame) -> pd.DataFrame:
-    """The table under the model's names: by position where the model was fitted to a nameless matrix."""
+    """Return the table under the model's names: by position where the model was fitted to a nameless matrix."""
     names = [column.name for column in _schema(fitted).columns]
     by_position = fitted.schema is None and frame.shape[1] == len(names)
     return frame.set_axis(names, axis=1) if by_position else named(frame)

@@ -31,7 +31,7 @@ _FIGURES = ("latent_dim_curve", "validation", "seconds", "steps")
 
 
 def description(folder: Path, fitted: "Fitted") -> dict[str, Any]:
-    """What `inspect` says of a model.
+    """Describe a model as `inspect` does.
 
     Args:
         folder: the model's folder.
@@ -85,12 +85,12 @@ def _kind(column: Any) -> str:
 
 
 def print_json(record: Mapping[str, Any]) -> None:
-    """One JSON object on standard output; what is not finite is null."""
+    """Print one JSON object on standard output; what is not finite is null."""
     sys.stdout.write(json.dumps(_finite(record), allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinities as null, which JSON has."""
+    """Replace NaN and infinities by null, which JSON has."""
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -109,7 +109,7 @@ def escaped(text: str) -> str:
 
 
 def print_rows(rows: Sequence[Line]) -> None:
-    """Name, value and remark in aligned columns; what cannot be printed is escaped."""
+    """Print name, value and remark in aligned columns; what cannot be printed is escaped."""
     rows = [(escaped(name), escaped(value), escaped(remark)) for name, value, remark in rows]
     if sys.stdout.isatty():
         from rich.console import Console
@@ -128,7 +128,7 @@ def print_rows(rows: Sequence[Line]) -> None:
 
 
 def of_description(record: Mapping[str, Any]) -> list[Line]:
-    """What `inspect` shows of a model, from its `description`."""
+    """Return what `inspect` shows of a model, from its `description`."""
     context = f"given {record['context_dim']} context features" if record["context_dim"] else ""
     others = dict(record["versions"])
     own = others.pop("isthmus", "")
@@ -152,7 +152,7 @@ def of_description(record: Mapping[str, Any]) -> list[Line]:
 
 
 def _tried(figures: Mapping[str, Any], *, estimated: bool = False) -> str:
-    """Of which latent dimensions this one was chosen."""
+    """Say of which latent dimensions this one was chosen."""
     tried = [str(record["latent_dim"]) for record in figures.get("latent_dim_curve") or []]
     if tried:
         return f"the fewest that held-out rows ask for, of {', '.join(tried)}"
@@ -160,7 +160,7 @@ def _tried(figures: Mapping[str, Any], *, estimated: bool = False) -> str:
 
 
 def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
-    """What `fit` shows of a finished fit of a table with so many columns."""
+    """Return what `fit` shows of a finished fit of a table with so many columns."""
     figures, D = fitted.metrics, fitted.model.flow.data_dim
     estimated = fitted.recipe.flow.latent_dim == "auto" and fitted.noise is not None
     latent_dim = str(figures["latent_dim"])
@@ -176,7 +176,7 @@ def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
 
 
 def _health(figures: Mapping[str, Any]) -> list[Line]:
-    """The worst verdict, and the names of what is not ok."""
+    """Return the worst verdict, and the names of what is not ok."""
     if not figures.get("health"):
         return []
     verdicts = figures["health"]["verdicts"]
@@ -232,13 +232,13 @@ def of_evaluation(figures: Mapping[str, Any]) -> list[Line]:
 
 
 def _part(record: Mapping[str, Any]) -> str:
-    """A kind with its options, in one word and a few."""
+    """Return a kind with its options, in one word and a few."""
     options = ", ".join(f"{key} {value}" for key, value in record.items() if key != "kind")
     return f"{record['kind']} ({options})" if options else str(record["kind"])
 
 
 def indented(record: Mapping[str, Any]) -> str:
-    """A record as YAML, indented."""
+    """Return a record as YAML, indented."""
     import yaml
 
     return "".join(f"  {line}\n" for line in yaml.safe_dump(record, sort_keys=False).splitlines())

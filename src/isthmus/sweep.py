@@ -92,10 +92,10 @@ def sweep_latent_dim(
     """
 
     def score(d: int) -> Tensor:
-        """Of each held-out row, after a short training."""
+        """Return the log density of each held-out row, after a short training."""
 
         def measure(folder: Path | None) -> list[float]:
-            """The same, to be kept."""
+            """Return the log densities as a list, to be kept."""
             return short_fit(build(d), recipe, data, run_dir=folder).log_prob(rows.x, rows.c).tolist()
 
         return torch.tensor(remembered(run_dir, f"latent_dim_{d}", measure), dtype=torch.float64)
@@ -131,7 +131,7 @@ class _Search:
                 self._takes(middle)
 
     def sweep(self) -> Sweep:
-        """The record of what was found."""
+        """Return the record of what was found."""
         curve = []
         for d, score in sorted(self.scores.items()):
             record = {"latent_dim": d, "log_likelihood": float(score.mean())}
@@ -149,7 +149,7 @@ class _Search:
         return taken
 
     def _try(self, d: int) -> bool:
-        """Score d; False where there is no time for it."""
+        """Score d; return False where there is no time for it."""
         limit = self.deadline
         expected = max(self.longest, (_SHARE_OF_TIME + _SHARE_OF_REFIT) * limit.seconds if limit.seconds else 0.0)
         if not limit.allows(_SHORTEST_TRIAL / _SHARE_OF_TIME) or limit.left(SEARCH) < expected:
@@ -160,13 +160,13 @@ class _Search:
         return True
 
     def _gain(self, d: int, other: int) -> tuple[float, float]:
-        """Mean gain of d over another, and its standard error."""
+        """Return the mean gain of d over another, and its standard error."""
         gain = self.scores[d] - self.scores[other]
         return float(gain.mean()), float(gain.std(correction=0)) / len(gain) ** 0.5
 
 
 def start_latent_dim(x: Float[Tensor, "n D"]) -> int:
-    """Where the search starts: the estimate from near neighbours, within what is considered.
+    """Return where the search starts: the estimate from near neighbours, within what is considered.
 
     Args:
         x: standardised rows, (n, D).
@@ -183,7 +183,7 @@ def start_latent_dim(x: Float[Tensor, "n D"]) -> int:
 
 
 def _most(x: Float[Tensor, "n D"]) -> int:
-    """The largest latent dimension that is considered."""
+    """Return the largest latent dimension that is considered."""
     n, D = x.shape
     x = x[:: max(1, math.ceil(n / _COVARIANCE_ROWS))].to(torch.float64)
     if n < D:  # the covariance of few rows has the eigenvalues of their products, and else zeros
@@ -200,7 +200,7 @@ def _rung(d: int, most: int, *, up: bool) -> int:
 
 
 def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, run_dir: Path | None = None) -> Density:
-    """A short training and a refit.
+    """Train for a short while, and refit.
 
     Args:
         flow: an untrained flow; changed in place.
@@ -248,7 +248,7 @@ def short_fit(flow: Flow, recipe: Recipe, data: Split, *, steps: int = _STEPS, r
 
 
 def judges(data: Split) -> Rows:
-    """The held-out rows that decide between short trainings.
+    """Return the held-out rows that decide between short trainings.
 
     Args:
         data: the rows of a fit.

@@ -81,7 +81,7 @@ class Surrogate(NamedTuple):
 
 
 def log_volume(J: Float[Tensor, "batch m n"], dtype: torch.dtype | None = torch.float64) -> Float[Tensor, " batch"]:
-    """`1/2 log det(J^T J)` of tall matrices (J J^T of wide ones), from the diagonal of a QR decomposition.
+    """Return `1/2 log det(J^T J)` of tall matrices (J J^T of wide ones), from the diagonal of a QR decomposition.
 
     Never through the Gram matrix, which squares the condition number: in float32 its determinant is lost as soon as a
     singular value falls below about 3e-4 of the largest.
@@ -112,7 +112,7 @@ def exact(
     chunk: int | None = None,
     outputs: int | None = None,
 ) -> Volume:
-    """The change of volume from a whole Jacobian; differentiable.
+    """Return the change of volume from a whole Jacobian; differentiable.
 
     It takes d products a row, but for the decoder's side D where gradients are recorded; see `isthmus.autodiff`.
 
@@ -144,7 +144,7 @@ def exact(
 
 
 def orthonormal_probes(z: Float[Tensor, "batch d"], K: int = 1) -> Float[Tensor, "K batch d"]:
-    """K random directions a row, orthogonal to one another and of squared length d, so that `E[v v^T] = I`.
+    """Draw K random directions a row, orthogonal to one another and of squared length d, so that `E[v v^T] = I`.
 
     At K = d they estimate every trace exactly; at K = 1 they are a normalised Gaussian, without a decomposition.
     With A the matrix and S its symmetric part the variance of `1/K sum v^T A v` is
@@ -212,7 +212,7 @@ def stochastic(
     whole: int = 0,
     probes: Probes = orthonormal_probes,
 ) -> EstimatedVolume:
-    """The change of volume by stochastic Lanczos quadrature, with its standard error; no gradients.
+    """Estimate the change of volume by stochastic Lanczos quadrature, with its standard error; no gradients.
 
     `1/2 log det(J^T J) = 1/2 tr log(J^T J)`, the trace by K probes, each quadratic form `v^T log(J^T J) v` by Gauss
     quadrature with the Lanczos matrix of J^T J started at v. Costs K x iterations products forward and as many back,
@@ -248,7 +248,7 @@ def stochastic(
     R = _common_factor(decode, z[:whole]) if whole else None
 
     def gram(t: Tensor) -> Tensor:
-        """`t^T R^-T J^T J R^-1`."""
+        """Return `t^T R^-T J^T J R^-1`."""
         t = t if R is None else torch.linalg.solve_triangular(R.mT, t, upper=False, left=False)
         w = transpose(push(decode, z, t)[1])
         return w if R is None else torch.linalg.solve_triangular(R, w, upper=True, left=False)
@@ -266,7 +266,7 @@ def stochastic(
 
 
 def _common_factor(decode: Map, z: Float[Tensor, "batch d"]) -> Float[Tensor, "d d"]:
-    """R with `R^T R` the mean of `J^T J` over the rows, kept invertible."""
+    """Return R with `R^T R` the mean of `J^T J` over the rows, kept invertible."""
     J = jacobian(decode, z)[1].double()
     R = torch.linalg.qr(J.flatten(0, 1) / len(z) ** 0.5).R
     size = R.diagonal().abs()
@@ -275,7 +275,7 @@ def _common_factor(decode: Map, z: Float[Tensor, "batch d"]) -> Float[Tensor, "d
 
 
 def _lanczos(apply: Map, v: Float[Tensor, "K batch d"], iterations: int) -> tuple[Tensor, Tensor]:
-    """Diagonal and off-diagonal of the Lanczos matrix, in float64, with full reorthogonalisation."""
+    """Return diagonal and off-diagonal of the Lanczos matrix, in float64, with full reorthogonalisation."""
     q = v / v.norm(dim=-1, keepdim=True)
     basis, alpha, beta = [q], [], []
     for step in range(iterations):
@@ -304,7 +304,7 @@ def encoder_surrogate(
     probes: Probes = orthonormal_probes,
     at: Literal["data", "reconstruction"] = "data",
 ) -> Surrogate:
-    """`-1/K sum_k v_k^T f'(x) SG(g'(z) v_k)`: one product through each network for every probe.
+    """Return `-1/K sum_k v_k^T f'(x) SG(g'(z) v_k)`: one product through each network for every probe.
 
     The decoder gets no gradient from it. Evaluated at the data point the decoder's curvature cannot be exploited;
     at the (detached) reconstruction it can, and on nonlinear networks training diverges for small beta.
@@ -346,7 +346,7 @@ def decoder_surrogate(
     probes: Probes = orthonormal_probes,
     at: Literal["data", "reconstruction"] = "data",
 ) -> Surrogate:
-    """`1/K sum_k SG(v_k^T f'(x)) g'(z) v_k`: the gradient goes to the decoder, and through z = f(x) to the encoder.
+    """Return `1/K sum_k SG(v_k^T f'(x)) g'(z) v_k`: gradient to the decoder, and through z = f(x) to the encoder.
 
     Args:
         encode: f, (batch, D) -> (batch, d).
@@ -384,7 +384,7 @@ def conditional_surrogate(
     K: int = 1,
     probes: Probes = orthonormal_probes,
 ) -> Surrogate:
-    """The encoder's or the decoder's surrogate, chosen probe by probe to agree with the reconstruction gradient.
+    """Return the encoder's or decoder's surrogate, chosen probe by probe to agree with the reconstruction gradient.
 
     With `s = v^T f'(x) g'(z) v`: where `s > |v|^2` the pair expands along v, reconstruction wants s smaller, and so
     does the decoder's surrogate; elsewhere it wants s larger, and so does the encoder's. The tangent of the decoder is
@@ -431,7 +431,7 @@ def conjugate_gradient(
     tolerance: float = 1e-3,
     max_iterations: int | None = None,
 ) -> Surrogate:
-    """`1/K sum_k SG(g' y_k)^T g'(z) v_k` with `(g'^T g') y_k = v_k` solved without forming a matrix.
+    """Return `1/K sum_k SG(g' y_k)^T g'(z) v_k` with `(g'^T g') y_k = v_k` solved without forming a matrix.
 
     The rectangular flow's estimator, here in the form that differentiates one product instead of two (the same
     expectation). Each iteration costs one product forward and one product back through the decoder.
@@ -464,7 +464,7 @@ def conjugate_gradient(
         _, transpose_frozen = pullback(decode, code)
 
         def gram(t: Tensor) -> Tensor:
-            """`t^T J^T J`."""
+            """Return `t^T J^T J`."""
             return transpose_frozen(push(decode, code, t)[1])
 
         y = _solve(gram, v, tolerance, max_iterations or z.shape[1])
@@ -473,7 +473,7 @@ def conjugate_gradient(
 
 
 def _solve(apply: Map, b: Float[Tensor, "K batch d"], tolerance: float, max_iterations: int) -> Tensor:
-    """Conjugate gradients for many small positive definite systems at once; solved rows stand still."""
+    """Solve many small positive definite systems at once by conjugate gradients; solved rows stand still."""
     y, residual, direction = torch.zeros_like(b), b, b
     rr = residual.square().sum(-1, keepdim=True)
     target = tolerance**2 * rr

@@ -90,13 +90,13 @@ class Tangent(NamedTuple):
     J: Float[Tensor, "batch D d"]
 
     def at(self, rows: slice) -> "Tangent":
-        """Those of some rows."""
+        """Return the tangents of some rows."""
         return Tangent(self.z[rows], self.x_hat[rows], self.J[rows])
 
 
 @torch.no_grad()
 def tangent(flow: Injection, x: Float[Tensor, "batch D"], c: Context = None) -> Tangent:
-    """The decoder of a flow linearised at the codes of rows: d products a row.
+    """Linearise the decoder of a flow at the codes of rows: d products a row.
 
     Args:
         flow: any flow.
@@ -117,7 +117,7 @@ def tangent(flow: Injection, x: Float[Tensor, "batch D"], c: Context = None) -> 
 
 
 def _tangent(flow: Injection, rows: Tensor, c: Context, encode: Callable[[Tensor, Context], Tensor]) -> Tangent:
-    """The decoder linearised at `encode(rows, c)`, a few rows at a time."""
+    """Linearise the decoder at `encode(rows, c)`, a few rows at a time."""
     at_once = max(1, _CHUNK_NUMBERS // (_ACTIVATIONS * flow.data_dim * flow.latent_dim))
     contexts = itertools.repeat(None) if c is None else c.split(at_once)
     parts = []
@@ -128,7 +128,7 @@ def _tangent(flow: Injection, rows: Tensor, c: Context, encode: Callable[[Tensor
 
 
 def _cholesky(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-    """Cholesky factors; NaN where there are none, so that a row beyond arithmetic does not stop the others."""
+    """Return Cholesky factors; NaN where there are none, so that a row beyond arithmetic does not stop the others."""
     tril, failed = torch.linalg.cholesky_ex(matrices)
     return torch.where(failed[..., None, None] == 0, tril, torch.nan)
 
@@ -222,7 +222,7 @@ class Ambient(Density):
     def linearised(
         self, x: Float[Tensor, "batch D"], c: Context = None, *, at: Tangent | None = None
     ) -> Float[Tensor, " batch"]:
-        """Log density at x with the decoder replaced by its tangent at f(x), (batch,) in nats.
+        """Return the log density at x with the decoder replaced by its tangent at f(x), (batch,) in nats.
 
         Args:
             x: data, (batch, D).
@@ -247,7 +247,7 @@ class Ambient(Density):
         seed: int = 0,
         at: Tangent | None = None,
     ) -> Estimate:
-        """Log density at x by importance sampling over the codes, with its standard error.
+        """Estimate the log density at x by importance sampling over the codes, with its standard error.
 
         Up to the sampling error this is the density of the true, curved model; in expectation it lies below it
         (Jensen). The standard error treats the quasi-random points as independent, which is pessimistic.
@@ -291,7 +291,7 @@ class Ambient(Density):
     def _likely_codes(
         self, n: int, c: Context, temperature: float, share: float
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-        """Of several codes drawn for each row choose one of the likeliest share, and the component of each."""
+        """Choose of several codes drawn for each row one of the likeliest share, and return the component of each."""
         c = None if c is None else c.repeat_interleave(CANDIDATES, 0)
         z, k = self._codes(n * CANDIDATES, c, temperature)
         kept = likely(self.flow.base(c).log_prob(z).reshape(n, CANDIDATES), share)
@@ -300,7 +300,7 @@ class Ambient(Density):
     def _chunks(
         self, x: Tensor, c: Context, at: Tangent | None = None, *, n_points: int = 1
     ) -> Iterator[tuple[Tensor, Context, Tangent]]:
-        """Some rows at a time, their context and their tangents."""
+        """Yield some rows at a time, their context and their tangents."""
         d, D = self.flow.latent_dim, self.flow.data_dim
         K = self.noise.half_log_det().shape[0]
         components = self._components(c)
@@ -355,7 +355,7 @@ class Ambient(Density):
         return _correct(posterior.log_joint.logsumexp(1), self._log_joint(x, z, c) - log_q, log_linear - log_q)
 
     def _settled(self, x: Tensor, c: Context, at: Tangent, prior: Gaussians, moves: int = _MOST_MOVES) -> _Posterior:
-        """The posterior of each row, its tangent taken again where it is wrong, at most so many times."""
+        """Return the posterior of each row, its tangent taken again where it is wrong, at most so many times."""
         posterior = self._posterior(x, at, prior)
         if not moves:
             return posterior
@@ -369,7 +369,7 @@ class Ambient(Density):
     def _nearer(
         self, x: Tensor, c: Context, at: Tangent, posterior: _Posterior
     ) -> tuple[Int[Tensor, " moved"], Float[Tensor, "moved d"]]:
-        """Rows whose tangent is wrong at its own mean, and likelier codes on the way there."""
+        """Return rows whose tangent is wrong at its own mean, and likelier codes on the way there."""
         k = posterior.log_joint.argmax(1)
         shift = posterior.mean[torch.arange(len(x), device=k.device), k] - at.z
         promised = x - at.x_hat - (at.J @ shift.unsqueeze(2)).squeeze(2)
@@ -387,7 +387,7 @@ class Ambient(Density):
         return index[moved], z[moved, best[moved]]
 
     def _log_joint(self, x: Tensor, z: Float[Tensor, "batch S d"], c: Context) -> Float[Tensor, "batch S"]:
-        """Log of p(x, z) at several codes a row."""
+        """Return log p(x, z) at several codes a row."""
         batch, S, _ = z.shape
         repeated = None if c is None else c.repeat_interleave(S, 0)
         x_hat = self.flow.decode(z.flatten(0, 1), repeated).unflatten(0, (batch, S))
@@ -405,7 +405,7 @@ class Ambient(Density):
         return log_weights + log_normal(z.unsqueeze(2) - means, tril)
 
     def _components(self, c: Context) -> Gaussians | None:
-        """The latent's own Gaussian components, or None; as many as the noise has, where that has several."""
+        """Return the latent's own Gaussian components, or None; as many as the noise has, where that has several."""
         components = gaussian_components(self.flow.base(c))
         K, L = self.noise.half_log_det().shape[0], 1 if components is None else components[0].shape[0]
         if K not in (1, L):
@@ -413,7 +413,7 @@ class Ambient(Density):
         return components
 
     def _gaussians(self, c: Context) -> Gaussians:
-        """The latent's own Gaussian components, or the one Gaussian of its mean and covariance.
+        """Return the latent's own Gaussian components, or the one Gaussian of its mean and covariance.
 
         Where those depend on the context they are the ones of all contexts together, or at context 0, the mean of a
         standardised context: the same for every row, whatever the others are.
@@ -433,7 +433,7 @@ class Ambient(Density):
 
 
 def _broad(prior: Gaussians) -> tuple[Tensor, Tensor]:
-    """Mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density."""
+    """Return mean (d) and Cholesky factor (d, d) of a Gaussian as wide as the whole latent density."""
     log_weights, means, tril = prior
     w = log_weights.exp()
     mean = w @ means
@@ -443,7 +443,7 @@ def _broad(prior: Gaussians) -> tuple[Tensor, Tensor]:
 
 
 def gaussian_components(base: Distribution) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Weights, means and Cholesky factors of a distribution that is a mixture of Gaussians.
+    """Return weights, means and Cholesky factors of a distribution that is a mixture of Gaussians.
 
     Args:
         base: a latent distribution.
@@ -465,7 +465,7 @@ def gaussian_components(base: Distribution) -> tuple[Tensor, Tensor, Tensor] | N
 
 
 def log_normal(offset: Float[Tensor, "*#batch d"], tril: Float[Tensor, "*#batch d d"]) -> Tensor:
-    """Log density of N(0, L L^T).
+    """Return the log density of N(0, L L^T).
 
     Args:
         offset: points minus the mean, (..., d).
@@ -492,7 +492,7 @@ def _quasi_random(dim: int, n: int, seed: int) -> Float[Tensor, "n dim"]:
 def _propose(
     posterior: _Posterior, broad: tuple[Tensor, Tensor], points: Float[Tensor, "S d1"]
 ) -> tuple[Float[Tensor, "batch S d"], Float[Tensor, "batch S"], Float[Tensor, "batch S"]]:
-    """Codes z from the widened posteriors and the broad Gaussian; log q(z); log of the linearised joint p(x, z)."""
+    """Draw codes z by the widened posteriors and the broad Gaussian; with log q(z) and the linearised log p(x, z)."""
     log_joint, mean, tril = posterior
     batch, K, d = mean.shape
     center, spread = broad
@@ -521,7 +521,7 @@ def _correct(
     log_weight: Float[Tensor, "batch S"],
     log_control: Float[Tensor, "batch S"],
 ) -> Estimate:
-    """The linearised value times the ratio of the sampled integrals, with its standard error by the delta method."""
+    """Return the linearised value times the ratio of the sampled integrals, its standard error by the delta method."""
     S = log_weight.shape[1]
     total, control = log_weight.logsumexp(1), log_control.logsumexp(1)
     difference = (log_weight - total.unsqueeze(1)).exp() - (log_control - control.unsqueeze(1)).exp()

@@ -24,15 +24,15 @@ class Noise(nn.Module, ABC):
 
     @abstractmethod
     def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K D"]:
-        """`Sigma_k^(-1/2) v` for each component."""
+        """Return `Sigma_k^(-1/2) v` for each component."""
 
     @abstractmethod
     def half_log_det(self) -> Float[Tensor, " K"]:
-        """`1/2 log det Sigma_k`, (K,) in nats."""
+        """Return `1/2 log det Sigma_k`, (K,) in nats."""
 
     @abstractmethod
     def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
-        """`Sigma_k^(1/2) e` with k the component of each row."""
+        """Return `Sigma_k^(1/2) e` with k the component of each row."""
 
 
 @final
@@ -61,15 +61,15 @@ class IsotropicNoise(Noise):
         self.register_buffer("sigma", torch.tensor(float(sigma)))
 
     def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch 1 D"]:
-        """`v / sigma`."""
+        """Return `v / sigma`."""
         return (v / self.sigma).unsqueeze(-2)
 
     def half_log_det(self) -> Float[Tensor, " 1"]:
-        """`D log sigma`."""
+        """Return `D log sigma`."""
         return self.data_dim * self.sigma.log().unsqueeze(0)
 
     def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
-        """`sigma e`."""
+        """Return `sigma e`."""
         return self.sigma * e
 
 
@@ -104,16 +104,16 @@ class ComponentNoise(Noise):
         self.whitening = torch.linalg.solve_triangular(self.scale_tril, eye.expand_as(covariances), upper=False)
 
     def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K D"]:
-        """`L_k^-1 v` with L_k the Cholesky factor of Sigma_k."""
+        """Return `L_k^-1 v` with L_k the Cholesky factor of Sigma_k."""
         K, D, _ = self.whitening.shape
         return (v @ self.whitening.reshape(K * D, D).mT).unflatten(-1, (K, D))
 
     def half_log_det(self) -> Float[Tensor, " K"]:
-        """The sum of the logarithms of the diagonal of L_k."""
+        """Return the sum of the logarithms of the diagonal of L_k."""
         return self.scale_tril.diagonal(dim1=1, dim2=2).log().sum(1)
 
     def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
-        """`L_k e`."""
+        """Return `L_k e`."""
         x = torch.empty_like(e)
         for k, tril in enumerate(self.scale_tril):
             x[component == k] = e[component == k] @ tril.mT
@@ -161,17 +161,17 @@ class LowRankNoise(Noise):
         self.directions, self.spread = vectors[:, :, D - r :], (values[:, D - r :] / rest).clamp_min(1e-9).sqrt()
 
     def whiten(self, v: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K D"]:
-        """`(I + V_k (Lambda_k^(-1/2) - I) V_k^T) S_k^-1 v`."""
+        """Return `(I + V_k (Lambda_k^(-1/2) - I) V_k^T) S_k^-1 v`."""
         u = v.unsqueeze(-2) / self.scale
         inner = torch.einsum("...kd,kdr->...kr", u, self.directions) * (1 / self.spread - 1)
         return u + torch.einsum("...kr,kdr->...kd", inner, self.directions)
 
     def half_log_det(self) -> Float[Tensor, " K"]:
-        """`1/2 log det Lambda_k + log det S_k`."""
+        """Return `1/2 log det Lambda_k + log det S_k`."""
         return self.spread.log().sum(1) + self.scale.log().sum(1)
 
     def color(self, e: Float[Tensor, "n D"], component: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
-        """`S_k (I + V_k (Lambda_k^(1/2) - I) V_k^T) e`."""
+        """Return `S_k (I + V_k (Lambda_k^(1/2) - I) V_k^T) e`."""
         x = torch.empty_like(e)
         for k, (scale, V, spread) in enumerate(zip(self.scale, self.directions, self.spread, strict=True)):
             own = e[component == k]

@@ -27,7 +27,7 @@ _SPARE_DIRECTIONS = 8  # beside those measured, in which pieces are told apart
 
 
 def intrinsic_dimension(x: Float[Tensor, "n D"], *, neighbours: int = 20) -> float:
-    """Maximum-likelihood estimate of the number of dimensions, from distances to near neighbours.
+    """Estimate the number of dimensions by maximum likelihood, from distances to near neighbours.
 
     For a row with distances T_1 <= ... <= T_k to its neighbours the inverse dimension is the mean of log(T_k / T_j),
     j < k; inverses are averaged over rows. Noise raises it, and too few rows lower it for high dimensions.
@@ -67,7 +67,7 @@ def intrinsic_dimension(x: Float[Tensor, "n D"], *, neighbours: int = 20) -> flo
 
 
 def correlation_dimension(x: Float[Tensor, "n D"], noise_variance: float) -> float:
-    """How fast the number of pairs grows with their distance, at distances beyond the noise.
+    """Return how fast the number of pairs grows with their distance, at distances beyond the noise.
 
     The slope of log C(r) against log r between r = 2 s and r = 2 sqrt(2) s, with C(r) the number of pairs nearer than r
     and s^2 = D sigma^2, so that noise alone puts a pair at sqrt(2) s. Where fewer than 1 pair in 500 is that near, the
@@ -118,7 +118,7 @@ class FlatPieces:
     count: int
 
     def variance(self, dimension: int) -> float:
-        """The mean square per direction off pieces of so many dimensions; 0 for D dimensions.
+        """Return the mean square per direction off pieces of so many dimensions; 0 for D dimensions.
 
         Above the largest dimension measured, that of the largest.
         """
@@ -127,7 +127,7 @@ class FlatPieces:
 
 
 def flat_pieces(train: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"], most: int, *, seed: int = 0) -> FlatPieces:
-    """The squared distance of held-out rows from flat pieces fitted to the training rows: a noise floor.
+    """Measure the squared distance of held-out rows from flat pieces fitted to the training rows: a noise floor.
 
     A Gaussian mixture with full covariances, in the leading principal axes; of 1, 2, 4, ... 64 pieces as many as gain
     held-out likelihood, and of each piece its leading axes. Where the pieces are smaller than the
@@ -166,7 +166,7 @@ def flat_pieces(train: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"], mos
 def _pieces(
     u: Float[Tensor, "n m"], v: Float[Tensor, "k m"], seed: int
 ) -> tuple[Tensor, Float[Tensor, "K m"], Float[Tensor, "K m m"]]:
-    """Which piece each row of v belongs to, and the pieces' means and covariances.
+    """Return which piece each row of v belongs to, and the pieces' means and covariances.
 
     More pieces are taken as long as v gains by more than chance: as soon as they are shorter than the noise, they no
     longer gain, and what they leave would no longer be the noise.

@@ -103,14 +103,14 @@ class Curvature(NamedTuple):
 
 
 def _whitening(z: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
-    """A matrix L with L L^T = the covariance of the codes."""
+    """Return a matrix L with L L^T = the covariance of the codes."""
     values, vectors = torch.linalg.eigh(z.mT.cov(correction=0).reshape(z.shape[1], z.shape[1]))
     return vectors * values.clamp_min(0).sqrt()
 
 
 @torch.no_grad()
 def reconstruction(flow: LearnedManifold, train: Rows, held_out: Rows, pieces: FlatPieces) -> Reconstruction:
-    """The residuals of training and of held-out rows against the noise floor.
+    """Compare the residuals of training and of held-out rows with the noise floor.
 
     Args:
         flow: any injection.
@@ -145,7 +145,7 @@ def reconstruction(flow: LearnedManifold, train: Rows, held_out: Rows, pieces: F
 
 @torch.no_grad()
 def pseudo_inverse(flow: Injection, x: Float[Tensor, "n D"], c: Context = None) -> PseudoInverse:
-    """How far `f'(x)` is from the pseudo-inverse of `g'(z)`, by whole Jacobians.
+    """Measure how far `f'(x)` is from the pseudo-inverse of `g'(z)`, by whole Jacobians.
 
     Args:
         flow: any injection.
@@ -177,7 +177,7 @@ def pseudo_inverse(flow: Injection, x: Float[Tensor, "n D"], c: Context = None) 
 
 @torch.no_grad()
 def spectrum(flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, sigma: float) -> Spectrum:
-    """The singular values of `g'(z) L` at z = f(x), with L L^T the covariance of the codes.
+    """Compute the singular values of `g'(z) L` at z = f(x), with L L^T the covariance of the codes.
 
     Args:
         flow: any injection.
@@ -209,7 +209,7 @@ def spectrum(flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, sig
 
 @torch.no_grad()
 def curvature(flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, sigma: float) -> Curvature:
-    """How much the decoder's tangent space turns along straight lines between pairs of codes.
+    """Measure how much the decoder's tangent space turns along straight lines between pairs of codes.
 
     A line is cut into 32 steps; each step's angle is the largest principal angle between the tangent spaces at its
     ends. With a context each line keeps the context of its first row.
@@ -251,7 +251,7 @@ def curvature(flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, si
 
 
 def largest_angle(P: Float[Tensor, "n D d"], Q: Float[Tensor, "n D d"]) -> Float[Tensor, " n"]:
-    """The largest principal angle, in radians, between the spans of orthonormal columns.
+    """Return the largest principal angle, in radians, between the spans of orthonormal columns.
 
     Args:
         P: orthonormal columns, (n, D, d).

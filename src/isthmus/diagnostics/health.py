@@ -57,7 +57,7 @@ class Health:
         return tuple(verdict for verdict in self.verdicts if verdict.status == "fail")
 
     def summary(self) -> str:
-        """One line: the status, and the first of the worst verdicts with the number of others."""
+        """Return one line: the status, and the first of the worst verdicts with the number of others."""
         if self.status == "ok":
             return "ok: nothing wrong was found"
         worst = [verdict for verdict in self.verdicts if verdict.status == self.status]
@@ -66,7 +66,7 @@ class Health:
         return f"{self.status}: {worst[0].name}: {worst[0].sentence}{more}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which `from_dict` reads; a value that is not finite is None."""
+        """Return plain values for JSON, which `from_dict` reads; a value that is not finite is None."""
         verdicts = [asdict(verdict) for verdict in self.verdicts]
         for verdict in verdicts:
             verdict["value"] = verdict["value"] if math.isfinite(verdict["value"]) else None

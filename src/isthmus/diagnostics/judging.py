@@ -48,7 +48,7 @@ class Limits(NamedTuple):
     fail: float
 
     def status(self, value: float) -> Status:
-        """What a value deserves; one that is not finite fails."""
+        """Return the status that a value deserves; one that is not finite fails."""
         if not math.isfinite(value):
             return "fail"
         sign = 1 if self.fail > self.warn else -1
@@ -154,7 +154,7 @@ def _not_finite(density: Density, rows: Rows) -> Verdict | None:
 
 
 def steadiness(steps: int, skipped: int, retreats: int) -> Verdict:
-    """Whether training was steady: how many of its steps were left out.
+    """Judge whether training was steady: how many of its steps were left out.
 
     Args:
         steps: number of steps made.
@@ -274,7 +274,7 @@ def _consistency(found: Measurements, surrogate: str | None) -> Iterator[Verdict
 
 
 def _cosine(quality: GradientQuality, surrogate: str | None) -> float:
-    """With the gradient that the surrogate stands for; `conditional` stands for either, by probe."""
+    """Return the cosine with the gradient that the surrogate stands for; `conditional` stands for either, by probe."""
     if surrogate == "conditional":
         return quality.either
     return quality.decoder if surrogate in _DECODER_SIDE else quality.encoder
@@ -311,7 +311,7 @@ def _generalisation(found: Measurements) -> Verdict:
 
 
 def _gap(found: Generalisation, data_dim: int) -> tuple[str, float]:
-    """By how much training rows are above held-out rows: in words, and in nats a column past three standard errors."""
+    """Return how far training rows are above held-out rows: in words, and in nats a column past 3 standard errors."""
     finding = f"training rows are {found.gap:.2g} nats above held-out rows in log density"
     return finding, (found.gap - 3 * found.standard_error) / data_dim
 
@@ -337,7 +337,7 @@ def _samples(law: Samples, most: Status) -> Verdict:
 
 
 def _verdict(name: str, finding: str, advice: str, *measured: tuple[float, Limits], most: Status = "fail") -> Verdict:
-    """The worst of some values, each with its limits; at most as bad as `most`."""
+    """Return the worst of some values, each with its limits, as a verdict; at most as bad as `most`."""
     value, limits = max(measured, key=lambda pair: STATUSES.index(pair[1].status(pair[0])))
     reached = limits.status(value)
     status = min(reached, most, key=STATUSES.index)

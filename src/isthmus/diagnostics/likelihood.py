@@ -132,7 +132,7 @@ class GradientQuality(NamedTuple):
 def two_sample(
     x: Float[Tensor, "n D"], y: Float[Tensor, "m D"], *, permutations: int = _PERMUTATIONS, seed: int = 0
 ) -> TwoSample:
-    """The energy distance as a share of its largest possible value, with a permutation test.
+    """Return the energy distance as a share of its largest possible value, with a permutation test.
 
     Args:
         x: rows, (n, D); at most 500 evenly spaced ones are used.
@@ -171,7 +171,7 @@ def two_sample(
 
 @torch.no_grad()
 def codes(flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, seed: int = 0) -> Codes:
-    """Moments of the codes against those of the latent density, and the energy test between them.
+    """Compare moments of the codes with those of the latent density, and run the energy test between them.
 
     Args:
         flow: any flow.
@@ -202,7 +202,7 @@ def codes(flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, seed: 
 
 
 def _moments(z: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean, standard deviation, skewness and excess kurtosis of each column."""
+    """Return mean, standard deviation, skewness and excess kurtosis of each column."""
     mean, deviation = z.mean(0), z.std(0, correction=0).clamp_min(1e-300)
     standard = (z - mean) / deviation
     return mean, deviation, standard.pow(3).mean(0), standard.pow(4).mean(0) - 3
@@ -268,7 +268,7 @@ def generalisation(density: Density, train: Rows, held_out: Rows) -> Generalisat
 def agreement(
     ambient: Ambient, x: Float[Tensor, "n D"], c: Context = None, *, n_points: int = _SAMPLED_POINTS, seed: int = 0
 ) -> Agreement:
-    """The linearised against the importance-sampled ambient log density.
+    """Compare the linearised with the importance-sampled ambient log density.
 
     Args:
         ambient: flow and noise.
@@ -298,7 +298,7 @@ def agreement(
 def gradient_quality(
     flow: Injection, x: Float[Tensor, "n D"], c: Context = None, *, surrogate: str = "encoder", seed: int = 0
 ) -> GradientQuality:
-    """Cosines of a surrogate's gradient with the exact gradients of the change of volume.
+    """Return cosines of a surrogate's gradient with the exact gradients of the change of volume.
 
     Args:
         flow: any flow with parameters; a copy is differentiated.
@@ -324,7 +324,7 @@ def gradient_quality(
     parameters = list(flow.parameters())
 
     def gradient(value: Tensor) -> Tensor:
-        """Of the mean, all parameters in one vector."""
+        """Return the gradient of the mean, all parameters in one vector."""
         return torch.cat([g.flatten() for g in torch.autograd.grad(value.mean(), parameters, materialize_grads=True)])
 
     with torch.random.fork_rng(devices=[]):
@@ -342,7 +342,7 @@ def gradient_quality(
 
 
 def _nearest_sum(target: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The sum `s a + t b`, s, t >= 0, nearest to the target."""
+    """Return the sum `s a + t b`, s, t >= 0, nearest to the target."""
     pair = torch.stack([a, b], 1)
     weights = torch.linalg.lstsq(pair, target.unsqueeze(1)).solution.squeeze(1)
     if bool((weights >= 0).all()):
@@ -351,7 +351,7 @@ def _nearest_sum(target: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _decoder_log_volume(encode: Map, decode: Map, x: Tensor) -> Tensor:
-    """A number with the gradient of `1/2 log det g'^T g'`: `tr(SG(g'^+) g')`, by d products instead of D."""
+    """Return a number with the gradient of `1/2 log det g'^T g'`: `tr(SG(g'^+) g')`, by d products instead of D."""
     z = encode(x)
     with torch.no_grad():
         inverse = torch.linalg.pinv(jacobian(decode, z.detach())[1])  # batch d D

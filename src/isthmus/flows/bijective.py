@@ -75,14 +75,14 @@ class BijectiveFlow(Injection):
             self.transform = UnconditionalTransform(IdentityTransform)
 
     def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
-        """`T(x)`, (batch, D)."""
+        """Return `T(x)`, (batch, D)."""
         return self.transform(c)(x)
 
     def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
-        """`T^-1(z)`, (batch, D)."""
+        """Return `T^-1(z)`, (batch, D)."""
         return self.transform(c).inv(z)
 
     def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
-        """Code, x itself, and the exact `log_volume = -log |det T'(x)|`, (batch,) in nats, as T gives it."""
+        """Return code, x itself, and the exact `log_volume = -log |det T'(x)|`, (batch,) in nats, as T gives it."""
         z, log_det = self.transform(c).call_and_ladj(x)
         return Volume(z, x, -log_det.reshape(x.shape[0], -1).sum(1))

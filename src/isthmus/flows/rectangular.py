@@ -70,13 +70,13 @@ class RectangularFlow(LearnedManifold):
         ).transform
 
     def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
-        """The first d coordinates of T(x), (batch, d)."""
+        """Return the first d coordinates of T(x), (batch, d)."""
         return self.embedding(c)(x)[:, : self.latent_dim]
 
     def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
-        """`T^-1(z, 0)`, (batch, D)."""
+        """Return `T^-1(z, 0)`, (batch, D)."""
         return self.embedding(c).inv(pad(z, (0, self.data_dim - self.latent_dim)))
 
     def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
-        """Code, reconstruction and the exact `log_volume`, (batch,) in nats, from the decoder's whole Jacobian."""
+        """Return code, reconstruction and exact `log_volume`, (batch,) in nats, from the decoder's whole Jacobian."""
         return exact(*self.maps(c), x)

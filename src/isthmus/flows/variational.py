@@ -55,6 +55,6 @@ class VariationalFlow(NetworkFlow):
         self.deviation = deviation
 
     def posterior(self, x: Float[Tensor, "batch D"], c: Context = None) -> DiagNormal:
-        """The distribution of the codes of each row, q(z | x)."""
+        """Return the distribution of the codes of each row, q(z | x)."""
         log_deviation = self._applied(self.deviation, x, c)
         return DiagNormal(self.encode(x, c), log_deviation.exp())

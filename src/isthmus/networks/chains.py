@@ -73,7 +73,7 @@ class Join(Given):
     """The context beside the input: as further columns of rows, as constant channels of images."""
 
     def forward(self, h: Float[Tensor, "batch n *image"], c: Float[Tensor, "batch C"] | None = None) -> Tensor:
-        """`h` and `c` side by side."""
+        """Concatenate `h` and `c`, side by side."""
         if c is None:
             return h
         return torch.cat([h, c[:, :, None, None].expand(-1, -1, *h.shape[2:]) if h.dim() == 4 else c], 1)
@@ -134,29 +134,29 @@ class Wiring(NamedTuple):
         return self.dim if self.conditioning == "film" else 0
 
     def chain(self, *layers: nn.Module) -> Chain:
-        """A network of these layers with an embedding of its own."""
+        """Return a network of these layers with an embedding of its own."""
         if self.dim == 0 or self.conditioning == "one_hot":
             return Chain(*layers)
         linear = nn.Linear(self.context_dim, _EMBEDDING)
         return Chain(*layers, embedding=nn.Sequential(linear, nn.SiLU()) if self.modulating else linear)
 
     def join(self) -> tuple[nn.Module, ...]:
-        """The layer that puts the context beside the input, if it stands there."""
+        """Return the layer that puts the context beside the input, if it stands there."""
         return (Join(),) if self.joined else ()
 
     def modulate(self, channels: int) -> tuple[nn.Module, ...]:
-        """The layer that scales and shifts channels, if they are."""
+        """Return the layer that scales and shifts channels, if they are."""
         return (Modulate(channels, self.modulating),) if self.modulating else ()
 
     def on_code(self, latent_dim: int, blocks: int, width: int) -> tuple[nn.Module, ...]:
-        """Residual blocks on the code, each a perceptron of two hidden layers that has the context beside the code."""
+        """Return residual blocks on the code, perceptrons of two hidden layers that have the context beside it."""
         beside = (Join(),) if self.dim else ()
         sizes = latent_dim + self.dim, latent_dim, [width, width]
         return tuple(Residual(*beside, mlp(*sizes)) for _ in range(blocks))
 
 
 def normalised(layer: nn.Module, channels: int, wiring: Wiring) -> tuple[nn.Module, ...]:
-    """A layer with so many channels as output, normalised in groups, modulated by the context, and SiLU.
+    """Return a layer with so many channels as output, normalised in groups, modulated by the context, and SiLU.
 
     Example:
         >>> len(normalised(nn.Conv2d(1, 8, 3), 8, Wiring(0, "film")))
@@ -166,7 +166,7 @@ def normalised(layer: nn.Module, channels: int, wiring: Wiring) -> tuple[nn.Modu
 
 
 def check_shape(shape: Shape | None, data_dim: int) -> Shape:
-    """The shape of an image of so many numbers.
+    """Return the shape of an image of so many numbers.
 
     Raises:
         InputError: there is none, or it does not fit.

@@ -32,7 +32,7 @@ def convolutional_pair(
     width: Count = 512,
     conditioning: Conditioning = "film",
 ) -> Pair:
-    """The image networks of the paper, with GroupNorm and SiLU: strided convolutions, residual blocks on the code.
+    """Build the paper's image networks, with GroupNorm and SiLU: strided convolutions, residual blocks on the code.
 
     Every stage halves the image and doubles the channels. The decoder doubles it back, with one stage less if there are
     four or more. The paper has ReLU and no normalisation (BatchNorm for faces), and ends in a sigmoid.
@@ -117,7 +117,7 @@ def residual_convolutional_pair(
     width: Count = 512,
     conditioning: Conditioning = "film",
 ) -> Pair:
-    """The residual networks of Pythae's benchmark, with GroupNorm and SiLU, and residual blocks on the code.
+    """Build the residual networks of Pythae's benchmark, with GroupNorm and SiLU, and residual blocks on the code.
 
     The image is halved until a side is at most four; there are as many residual bottlenecks on what remains in the
     encoder as in the decoder. Pythae's have ReLU, no normalisation, and end in a sigmoid.
@@ -191,7 +191,7 @@ def residual_convolutional_pair(
 
 
 def _bottleneck(channels: int, wiring: Wiring) -> nn.Module:
-    """A residual block with a quarter of the channels inside."""
+    """Return a residual block with a quarter of the channels inside."""
     inside = max(1, channels // 4)
     return Residual(
         *normalised(nn.Identity(), channels, wiring)[1:],
@@ -201,18 +201,18 @@ def _bottleneck(channels: int, wiring: Wiring) -> nn.Module:
 
 
 def _halved(size: Size, n: int) -> list[Size]:
-    """The sizes of an image halved n times, rounded up, the smallest first."""
+    """Return the sizes of an image halved n times, rounded up, the smallest first."""
     return [(-(-size[0] >> k), -(-size[1] >> k)) for k in range(n, -1, -1)]
 
 
 def _doubling(inputs: int, outputs: int, kernel: int, source: Size, target: Size) -> nn.ConvTranspose2d:
-    """A transposed convolution of stride 2 from one size to another."""
+    """Return a transposed convolution of stride 2 from one size to another."""
     padding = _padding(kernel, source, target)
     height, width = (t - (2 * s - 2 + kernel - 2 * p) for s, t, p in zip(source, target, padding, strict=True))
     return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, (height, width))
 
 
 def _padding(kernel: int, small: Size, large: Size) -> Size:
-    """The padding by which a stride of 2 takes one size to the other."""
+    """Return the padding by which a stride of 2 takes one size to the other."""
     height, width = (-(-(2 * s - 2 + kernel - t) // 2) for s, t in zip(small, large, strict=True))
     return height, width

@@ -75,12 +75,12 @@ class Skip(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, x: Float[Tensor, "batch n"]) -> Tensor:
-        """Sum of both parts at `x` (batch, n)."""
+        """Return the sum of both parts at `x` (batch, n)."""
         return self.linear(x) + self.network(x)
 
 
 def mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> MLP:
-    """A perceptron with SiLU between its layers.
+    """Build a perceptron with SiLU between its layers.
 
     Example:
         >>> mlp(5, 2, [8])(torch.zeros(3, 5)).shape
@@ -90,7 +90,7 @@ def mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> MLP:
 
 
 def linear_pair(data_dim: int, latent_dim: int, context_dim: int = 0) -> Pair:
-    """Linear maps, which training can start at the principal components: with no steps, that analysis itself.
+    """Build linear maps, which training can start at the principal components: with no steps, that analysis itself.
 
     Args:
         data_dim: D.
@@ -111,7 +111,7 @@ def linear_pair(data_dim: int, latent_dim: int, context_dim: int = 0) -> Pair:
 
 
 def mlp_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: Count = 256, depth: Count = 2) -> Pair:
-    """Multi-layer perceptrons D -> width -> ... -> d and back.
+    """Build multi-layer perceptrons D -> width -> ... -> d and back.
 
     Args:
         data_dim: D.
@@ -143,7 +143,7 @@ def residual_pair(
     depth: Count = 2,
     blocks: Annotated[int, Ge(0)] = 2,
 ) -> Pair:
-    """The tabular networks of the paper: a perceptron between D and d, and residual blocks acting on the code.
+    """Build the tabular networks of the paper: a perceptron between D and d, and residual blocks acting on the code.
 
     Args:
         data_dim: D.
@@ -173,7 +173,7 @@ def residual_pair(
 
 
 def skip_pair(data_dim: int, latent_dim: int, context_dim: int = 0, *, width: Count = 256, depth: Count = 2) -> Pair:
-    """Perceptrons with a linear path beside them, which training can start at the principal components.
+    """Build perceptrons with a linear path beside them, which training can start at the principal components.
 
     Args:
         data_dim: D.
@@ -228,7 +228,7 @@ def start_at_principal_components(encoder: nn.Module, decoder: nn.Module, x: Flo
 
 
 def _linear_path(net: nn.Module) -> nn.Linear | None:
-    """The linear path of a network of `skip_pair` or `linear_pair`, from its input to its output."""
+    """Return the linear path of a network of `skip_pair` or `linear_pair`, from its input to its output."""
     layers = list(net.layers) if isinstance(net, Network) else []
     only = layers[0] if len(layers) == 1 else None
     if isinstance(only, Skip):

@@ -84,7 +84,7 @@ def transformer_pair(
     width: Count = 512,
     conditioning: Conditioning = "film",
 ) -> Pair:
-    """Small vision transformers, and residual blocks on the code.
+    """Build small vision transformers, and residual blocks on the code.
 
     The encoder joins all tokens in one linear map to the code, the decoder begins with one map from the code to all
     tokens, so that codes are of the whole image.
@@ -155,7 +155,7 @@ def transformer_pair(
 
 
 def _layers(depth: int, channels: int, heads: int, wiring: Wiring) -> list[nn.Module]:
-    """Attention and perceptron, each behind a normalisation, `depth` times, and a last normalisation."""
+    """Return attention and perceptron, each behind a normalisation, `depth` times, and a last normalisation."""
     layers = [
         Residual(nn.LayerNorm(channels), *wiring.modulate(channels), *branch)
         for _ in range(depth)

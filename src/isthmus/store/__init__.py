@@ -243,7 +243,7 @@ def holds(folder: str | Path, fitted: Fitted) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that figures depend on, by name.
+    """Return the versions of Python and of the libraries that figures depend on, by name.
 
     Example:
         >>> "torch" in versions()
@@ -305,7 +305,7 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
 
 
 def _rebuild(config: Config, flow: Flow | None, folder: Path, header: Header) -> Model:
-    """The untrained model, within what the header of its tensors justifies."""
+    """Rebuild the untrained model, within what the header of its tensors justifies."""
     if config.custom and flow is None:
         raise InputError(f"expected the modules that {folder} was fitted with; got none; pass load(folder, flow=...)")
     _check_widths(config, header, folder)

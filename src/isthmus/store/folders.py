@@ -29,7 +29,7 @@ _NEW = f"{_PREFIX}replacing"
 
 
 def regular(path: Path) -> Path:
-    """The path itself, of a file or of a link to one: not of a folder, nor of a pipe, which would be waited for.
+    """Return the path itself, of a file or of a link to one: not of a folder, nor of a pipe, which would be waited for.
 
     Raises:
         InputError: there is no such file.
@@ -51,7 +51,7 @@ def regular(path: Path) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What is in a file of at most `LARGEST` bytes.
+    """Read a file of at most `LARGEST` bytes.
 
     Raises:
         InputError: there is no such file, it cannot be read, or is larger.

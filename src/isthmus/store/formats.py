@@ -41,12 +41,12 @@ Record = dict[str, Any]
 
 
 def _with_checksums(record: Record) -> Record:
-    """Format 3 has checksums beside `config.json`; in it nothing changed."""
+    """Upgrade to format 3, which has checksums beside `config.json`; in it nothing changed."""
     return record
 
 
 def _with_stages(record: Record) -> Record:
-    """In format 4 tables have images, and the convolutional pair more options: before it had two stages and no more."""
+    """Upgrade to format 4: images in tables, and more options of the convolutional pair, which had two stages only."""
     match record:
         case {"recipe": {"flow": {"network": {"kind": "convolutional"} as network}}}:
             network.update(stages=2, kernel=4, blocks=0)
@@ -54,12 +54,12 @@ def _with_stages(record: Record) -> Record:
 
 
 def _with_signed_figures(record: Record) -> Record:
-    """In format 5 `metrics.json` has a checksum too; in `config.json` nothing changed."""
+    """Upgrade to format 5, where `metrics.json` has a checksum too; in `config.json` nothing changed."""
     return record
 
 
 def _with_laws(record: Record) -> Record:
-    """In format 6 a recipe holds only what its flow takes, and a law of rows has no noise."""
+    """Upgrade to format 6, where a recipe holds only what its flow takes, and a law of rows has no noise."""
     match record:
         case {"recipe": {"flow": {"kind": "rectangular" | "bijective" as kind} as flow, "density": refit}}:
             for name in ("network", "latent"):
@@ -238,7 +238,7 @@ def read_figures(path: Path, version: int) -> Record:
 
 
 def _read_json(path: Path) -> Record:
-    """The names and values in a JSON file of bounded size."""
+    """Read the names and values in a JSON file of bounded size."""
     try:
         record = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:

@@ -66,7 +66,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def read_header(path: Path) -> Header:
-    """Names, types and shapes of the tensors in a file; no tensor is read.
+    """Read names, types and shapes of the tensors in a file; no tensor is read.
 
     Raises:
         InputError: there is no such file, or something else in it.
@@ -129,7 +129,7 @@ class Budget(TorchDispatchMode):
 
 
 def _at_most(*arguments: Any) -> int:
-    """A number that the numbers made by an operation cannot exceed, found fast."""
+    """Return a number that the numbers made by an operation cannot exceed, found fast."""
     leaves = tree_leaves(arguments)
     sides = [abs(leaf) for leaf in leaves if isinstance(leaf, int)] + [
         x.numel() for x in leaves if isinstance(x, Tensor)
@@ -138,7 +138,7 @@ def _at_most(*arguments: Any) -> int:
 
 
 def _size(func: Any, args: Any, kwargs: dict[str, Any]) -> int:
-    """How many numbers an operation makes, found without doing it."""
+    """Return how many numbers an operation makes, found without doing it."""
     if torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags:
         return _numbers((args, kwargs))  # a choice among what goes in
     if any(result.alias_info for result in func._schema.returns):
@@ -213,7 +213,7 @@ def _now(name: str, renamed: Mapping[str, str]) -> str:
 
 
 def stored(tensor: Tensor) -> Tensor:
-    """A tensor of a model as files have it: fractions in double precision, whatever computes with them."""
+    """Return a tensor of a model as files have it: fractions in double precision, whatever computes with them."""
     return tensor.double() if tensor.is_floating_point() else tensor
 
 

@@ -65,7 +65,7 @@ _ONE_THREAD_PARAMETERS = 2_000_000
 
 @contextmanager
 def _interruptible(trainee: Trainee) -> Iterator[None]:
-    """A signal to stop is a KeyboardInterrupt, which Lightning turns into an exit, and is heeded again afterwards.
+    """Raise a signal to stop as a KeyboardInterrupt, which Lightning turns into an exit, and heed it again afterwards.
 
     A training that can be taken up goes on to the end of its step, to be saved; a second signal does not wait. Where
     SIGTERM is left to Lightning, which ends with exit code 0, the code is 143.
@@ -113,7 +113,7 @@ def _refuse_other_exits(stop: SystemExit, *, sigterm: bool) -> None:
 
 @contextmanager
 def _untrained_again_where_interrupted(flow: Flow) -> Iterator[None]:
-    """The flow as it came, if training does not end, so that the same call again takes it up."""
+    """Restore the flow as it came, if training does not end, so that the same call again resumes it."""
     before, ended = copy.deepcopy(flow.state_dict()), False
     try:
         yield
@@ -125,7 +125,7 @@ def _untrained_again_where_interrupted(flow: Flow) -> Iterator[None]:
 
 @contextmanager
 def single_thread(flow: Flow) -> Iterator[None]:
-    """One thread for small networks: their products are too short to share, and busy neighbours stall a second one.
+    """Use one thread for small networks: their products are too short to share, and busy neighbours stall a second one.
 
     Args:
         flow: whose parameters are counted; larger flows keep the number of threads.
@@ -141,7 +141,7 @@ def single_thread(flow: Flow) -> Iterator[None]:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Without Lightning's advice on loaders and loggers, which a user of `fit` can do nothing about."""
+    """Silence Lightning's advice on loaders and loggers, which a user of `fit` can do nothing about."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -155,7 +155,7 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _begin_log(run_dir: Path, rows: list[Row]) -> None:
-    """A `log.csv` of the validations so far in the folder, which is made if need be."""
+    """Write a `log.csv` of the validations so far to the folder, which is made if need be."""
     path = run_dir / "log.csv"
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -269,7 +269,7 @@ def train(
 
 
 def _resident(trainer: lightning.Trainer, train: Rows | LongRows, dtype: torch.dtype) -> torch.device:
-    """Where the rows lie while they are trained on: on the one accelerator, if they leave three quarters of it free."""
+    """Return where the rows lie while trained on: on the one accelerator, if they leave three quarters of it free."""
     device, cpu = trainer.strategy.root_device, torch.device("cpu")
     if device.type != "cuda" or trainer.world_size > 1 or isinstance(train, LongRows):
         return cpu
@@ -296,7 +296,7 @@ def _batches(
     device: torch.device,
     **options: Any,
 ) -> Any:
-    """`Batches` or `LongBatches`, as many rows in each for every process."""
+    """Return `Batches` or `LongBatches`, as many rows in each for every process."""
     options |= {"steps": plan.max_steps, "size": plan.batch_size + -plan.batch_size % settings.devices}
     if isinstance(train, LongRows):
         return LongBatches(train, **options)
@@ -314,7 +314,7 @@ def _batches(
 def _identity(
     flow: Flow, objective: Objective, train: Rows | LongRows, held_out: Rows, settings: TrainingRecipe, *others: object
 ) -> str:
-    """Tells a training from others."""
+    """Return a hash that tells a training from others."""
     beta = objective.beta_range or ("auto" if objective.beta_follows else beta_of(objective))
     kind = type(objective).__qualname__, beta
     rows: tuple[object, ...]
@@ -345,7 +345,7 @@ def _trainer(settings: TrainingRecipe, plan: Plan, run_dir: Path | None, *, prog
 
 
 def _strategy(settings: TrainingRecipe) -> Any:
-    """Of several devices: one process each, started for the training alone, so that what is before and after runs once.
+    """Return the strategy: of several devices one process each, for the training alone; the rest runs once.
 
     They are spawned: a fork of a process with threads, Arrow's or an accelerator's, may hang, and programs that run
     again in every process would also fit the columns and choose the latent dimension again.
@@ -360,6 +360,6 @@ def _strategy(settings: TrainingRecipe) -> Any:
 
 
 def _start_alone(flow: Flow, objective: Objective, held_out: Rows) -> History:
-    """The history of no training: the flow as it is, scored."""
+    """Return the history of no training: the flow as it is, scored."""
     row: Row = {"step": 0, "seconds": 0.0, **scores(flow, objective, held_out), "noise": 0.0, "learning_rate": 0.0}
     return History([{**row, **beta_of(objective)}])

@@ -47,7 +47,7 @@ class LongRows:
         return len(self.stream) - len(self.without)
 
     def epoch(self, number: int, *, seed: int, shard: int, shards: int) -> Iterator[Rows]:
-        """All rows of a shard in a random order, in blocks, see `isthmus.data.tables.Stream.epoch`."""
+        """Yield all rows of a shard in a random order, in blocks, see `isthmus.data.tables.Stream.epoch`."""
         options = {"seed": seed, "shard": shard, "shards": shards, "without": self.without}
         for X, C in self.stream.epoch(number, **options):  # type: ignore[arg-type]
             prepared = None
@@ -85,7 +85,7 @@ class Split:
 
 
 def mixed_seed(*numbers: int) -> int:
-    """A seed that follows from several numbers, of 32 bits: of a larger one a CPU's generator takes no notice.
+    """Return a seed that follows from several numbers, of 32 bits: a CPU's generator takes no notice of a larger one.
 
     Args:
         numbers: any, none below 0.
@@ -204,7 +204,7 @@ class LongBatches(IterableDataset):
 
     @staticmethod
     def _cut(blocks: Iterator[Rows], size: int) -> Iterator[tuple[Tensor, Context]]:
-        """Blocks of any length as batches of one length."""
+        """Cut blocks of any length into batches of one length."""
         rest = next(blocks)
         while True:
             while len(rest.x) < size:
@@ -218,7 +218,7 @@ class LongBatches(IterableDataset):
 
 
 def _place() -> tuple[int, int]:
-    """Which of how many processes this one is."""
+    """Return which of how many processes this one is."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()

@@ -34,7 +34,7 @@ class DurableFiles(TorchCheckpointIO):
 
 
 def read(run_dir: Path, identity: str) -> dict[str, Any] | None:
-    """The checkpoint in a folder, if there is one to go on from.
+    """Read the checkpoint in a folder, if there is one to go on from.
 
     Args:
         run_dir: the folder.
@@ -66,7 +66,7 @@ def read(run_dir: Path, identity: str) -> dict[str, Any] | None:
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Of the generators that noise and probes are drawn from."""
+    """Return the states of the generators that noise and probes are drawn from."""
     state = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state()

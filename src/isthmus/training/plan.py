@@ -28,7 +28,7 @@ _SAVED_SHARE = 0.3  # of the time
 
 
 def one_cycle(progress: float) -> float:
-    """Share of the highest learning rate: up over the first tenth, then down a cosine to a thousandth."""
+    """Return the share of the highest learning rate: up over the first tenth, then down a cosine to a thousandth."""
     if progress < 0.1:
         return 0.04 + 0.96 * progress / 0.1
     return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.1) / 0.9)))
@@ -78,6 +78,6 @@ class Plan:
 
 
 def _saved(steps: int, products: int, max_time: float | None) -> float:
-    """Seconds that compiling is expected to save, of what the steps or the clock allow."""
+    """Return the seconds that compiling is expected to save, of what the steps or the clock allow."""
     saved = steps * (_SAVED_PER_STEP + _SAVED_PER_PRODUCT * products)
     return saved if max_time is None else min(saved, _SAVED_SHARE * max_time)

@@ -102,7 +102,7 @@ class Trainee(lightning.LightningModule):
         self.trusted = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In a process that was started for this training, which knows neither how quiet to be nor the threads."""
+        """Restore it in a process started for this training, which knows neither how quiet to be nor the threads."""
         super().__setstate__(state)
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -110,17 +110,17 @@ class Trainee(lightning.LightningModule):
         torch.set_num_threads(self.threads)
 
     def progress(self) -> float:
-        """How much of the training has passed, in [0, 1], by steps or by the clock, whichever is further."""
+        """Return how much of the training has passed, in [0, 1], by steps or by the clock, whichever is further."""
         by_steps = self.trainer.global_step / self.plan.max_steps
         most = self.settings.max_time
         return min(1.0, by_steps if most is None else max(by_steps, self.seconds() / most))
 
     def seconds(self) -> float:
-        """How long it has been trained, sittings before an interruption included; the same on all processes."""
+        """Return how long it has been trained, sittings before an interruption included; the same on all processes."""
         return time.monotonic() - self.started if self.trainer.world_size == 1 else self.clock
 
     def _agree(self) -> None:
-        """What the clock of the first process says is so for all, lest they part ways."""
+        """Agree for all processes on what the clock of the first says, lest they part ways."""
         waited = time.monotonic() - self.saved
         self.time_to_save = waited > _TIME_BETWEEN_SAVES * self.cost_of_saving
         self.overdue = waited > _SAVE_EVERY
@@ -148,7 +148,7 @@ class Trainee(lightning.LightningModule):
         self._validate()
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Of several processes each draws noise and probes of its own, the same for a step wherever training began."""
+        """Seed noise and probes of each of several processes apart, the same for a step wherever training began."""
         if self.trainer.world_size > 1:
             torch.manual_seed(mixed_seed(self.seed, self.trainer.global_rank, self.trainer.global_step))
 
@@ -173,14 +173,14 @@ class Trainee(lightning.LightningModule):
         self.random_state = kept["random_state"]
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Mean objective of a batch with fresh noise."""
+        """Return the mean objective of a batch with fresh noise."""
         x, c, w = batch
         x, c = self._told(x, c) if self.levels else (self._noisy(x, self.noise), c)
         total = self._total(x, c, torch.tensor(self._likelihood_weight(), dtype=x.dtype, device=x.device))
         return total.mean() if w is None else (w * total).mean()
 
     def _told(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Noisy rows, and the context with the levels of each drawn afresh."""
+        """Return noisy rows, and the context with the levels of each drawn afresh."""
         levels = self.levels.draw(x)
         noise = self.noise if self.levels.noise is None else self.levels.noise.value(levels[:, :1])
         return self._noisy(x, noise), levels if c is None else torch.cat([c, levels], 1)
@@ -191,7 +191,7 @@ class Trainee(lightning.LightningModule):
         return moved if isinstance(self.flow, LearnedManifold) else self.flow.rows.project(moved)
 
     def _likelihood_weight(self) -> float:
-        """0 for the first half of the warm-up, which finds the noise floor, then a ramp to 1."""
+        """Return 0 for the first half of the warm-up, which finds the noise floor, then a ramp to 1."""
         warm_up = self.settings.warm_up
         return 1.0 if not warm_up else min(1.0, max(0.0, 2 * self.progress() / warm_up - 1))
 
@@ -203,7 +203,7 @@ class Trainee(lightning.LightningModule):
         return self._step(x, c, weight) if total is None else total
 
     def _or_eagerly(self, compiled: Callable[[], Tensor | None]) -> Tensor | None:
-        """What compiled code gives; where it fails nothing, and nothing is compiled any more."""
+        """Return what compiled code gives; where it fails return None, and compile nothing any more."""
         try:
             return compiled()
         except torch.OutOfMemoryError:
@@ -232,7 +232,7 @@ class Trainee(lightning.LightningModule):
         return self.objective(self.flow, x, c, weight).total
 
     def configure_optimizers(self) -> Any:
-        """AdamW, its learning rate a function of the progress."""
+        """Configure AdamW, its learning rate a function of the progress."""
         settings = self.settings
         optimizer = torch.optim.AdamW(
             self.flow.parameters(), self.plan.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -280,11 +280,11 @@ class Trainee(lightning.LightningModule):
             raise KeyboardInterrupt
 
     def _is_time_to_save(self, *, after: bool) -> bool:
-        """After a validation or half a minute, but never so often that it counts."""
+        """Tell whether to save: after a validation or half a minute, but never so often that it counts."""
         return (after or self.overdue) and self.time_to_save
 
     def on_train_end(self) -> None:
-        """Of several processes the first leaves what came of the training for the one that started them."""
+        """Leave what came of the training, as the first of several processes, for the one that started them."""
         if self.hand_over is not None and self.trainer.is_global_zero:
             self.history.steps, self.history.seconds = self.trainer.global_step, self.seconds()
             result: dict[str, Any] = {}
