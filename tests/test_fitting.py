@@ -268,7 +268,6 @@ def test_auto_gives_the_fit_of_the_latent_dimension_that_it_chooses():
         ("{kind: freeform}", 200, r"1/\(2 sigma\^2\), sigma = "),
         ("{kind: freeform}", 1, "where auto begins|1/"),
         ("{kind: freeform, beta: 3}", 20, "as given"),
-        ("{kind: reconstruction}", 20, "of no effect"),
     ],
 )
 def test_beta_comes_with_its_reason(objective, steps, reason):
@@ -278,8 +277,15 @@ def test_beta_comes_with_its_reason(objective, steps, reason):
     if metrics["beta_reason"].startswith("1/"):
         sigma = float(re.search(r"sigma = (\S+)", metrics["beta_reason"])[1])
         assert metrics["beta"] == pytest.approx(0.5 / sigma**2, rel=2e-2)
-    if "reconstruction" in objective:
-        assert "beta" not in [verdict["name"] for verdict in metrics["health"]["verdicts"]]
+
+
+def test_an_objective_without_a_likelihood_has_no_beta():
+    recipe = {"flow": {"latent_dim": 1}, "objective": {"kind": "reconstruction"}, "training": {"max_steps": 20}}
+    metrics = fit(table(80, 3), recipe=recipe).metrics
+    assert (metrics["beta"], metrics["beta_reason"]) == (None, None)
+    with pytest.raises(InputError, match="beta"):
+        Recipe.validated({**recipe, "objective": {"kind": "reconstruction", "beta": 3.0}})
+    assert "beta" not in [verdict["name"] for verdict in metrics["health"]["verdicts"]]
 
 
 @pytest.mark.parametrize(("n", "warned"), [(12, True), (60, False)])

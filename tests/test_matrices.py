@@ -13,6 +13,7 @@ import torch
 
 from isthmus import InjectiveFlow, InputError, Recipe, fit
 from isthmus.matrices import fingerprint, matrix
+from isthmus.scoring import score
 
 QUICK = Recipe.parse(
     "{flow: {latent_dim: 1, network: {width: 8}}, training: {max_steps: 5, validations: 1},"
@@ -149,12 +150,29 @@ REFUSED = {
 }
 
 
+# no matrices, but tables that `fit` makes numbers of
+AS_FRAMES = {case for case in REFUSED if "pandas" in case or "polars" in case} | {"categories", "words"}
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_table_of_numbers_is_refused_in_one_sentence(case, unchecked):
     X, message = REFUSED[case]
+    recipe = QUICK.update(flow={"latent_dim": 2}) if case == "d > D" else QUICK
     with pytest.raises(InputError, match=message) as refusal:
-        fit(X, recipe=QUICK.update(flow={"latent_dim": 2}) if case == "d > D" else QUICK)
+        matrix(X, "X") if case in AS_FRAMES else fit(X, recipe=recipe)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_fit_takes_frames_with_names_kinds_and_gaps():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    columns = {"x": x, "kind": np.where(x > 0, "a", "b"), "gap": np.where(rng.random(60) < 0.1, np.nan, -x)}
+    pandas = fit(pd.DataFrame(columns), recipe=QUICK)
+    polars = fit(pl.DataFrame(columns).with_columns(pl.col("gap").fill_nan(None)), recipe=QUICK)
+    assert [column.kind for column in pandas.schema.columns] == ["number", "category", "number"]
+    assert [column.name for column in polars.schema.columns] == list(columns)
+    table = pd.DataFrame(columns)
+    assert np.array_equal(score(pandas, table)["log_density"], score(polars, table)["log_density"])
 
 
 @pytest.mark.parametrize("case", ["masked", "times", "times in pandas", "times in polars", "nan", "sparse", "complex"])

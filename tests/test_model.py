@@ -125,7 +125,7 @@ def test_everything_is_computed_in_double_precision_without_gradients(conditiona
     ("call", "problem"),
     [
         (lambda m, x, c: m.log_prob(x[:, :4], c), r"expected rows of 5 columns; got shape \(50, 4\)"),
-        (lambda m, x, c: m.encode(x[0], c), r"expected rows of 5 columns; got shape \(5,\)"),
+        (lambda m, x, c: m.encode(x[0], c), r"expected X of shape \(rows, columns\); got shape \(5,\)"),
         (lambda m, x, c: m.log_prob(x), "expected 2 context columns for 50 rows; got none"),
         (lambda m, x, c: m.reconstruct(x, c[:9]), r"expected 2 context columns for 50 rows; got shape \(9, 2\)"),
         (lambda m, x, c: m.decode(x[:, :2], c[:, :1]), r"expected 2 context columns for 50 rows; got shape \(50, 1\)"),
