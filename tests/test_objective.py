@@ -215,7 +215,7 @@ def test_what_cannot_work_is_refused_with_the_reason(make, problem):
 
 
 def test_the_decoders_likelihood_is_unbounded_below_and_the_encoders_is_not():
-    """Why `ExactLikelihood` has the volume of the encoder: a decoder that shrinks to a point gains without bound at a bounded price."""
+    """Why `ExactLikelihood` takes the encoder's volume: a decoder that shrinks to a point gains without bound."""
     x = torch.randn(500, 2).double() * torch.tensor([1.0, 0.3])
 
     def losses(scale):
