@@ -143,7 +143,7 @@ def test_singular_values_are_extents_whatever_the_scale_of_the_codes():
 
 def test_residuals_of_the_right_plane_are_at_the_noise_floor_and_of_a_wrong_one_above():
     flow, x = isometric()
-    train_rows, held_out = (x[:800], None), (x[800:], None)
+    train_rows, held_out = Rows(x[:800]), Rows(x[800:])
     pieces = flat_pieces(x[:800], x[800:], 4)
     found = reconstruction(flow, train_rows, held_out, pieces)
     assert found.excess == pytest.approx(1, abs=0.02)
@@ -255,22 +255,22 @@ def test_both_densities_agree_for_a_linear_decoder_and_not_for_a_folded_one():
 def test_the_gap_between_training_and_held_out_rows():
     flow, x = isometric()
     ambient = isotropic(flow)
-    same = generalisation(ambient, (x, None), (x, None))
+    same = generalisation(ambient, Rows(x), Rows(x))
     assert (same.gap, same.train) == (0, same.held_out)
-    fresh = generalisation(ambient, (x[:800], None), (x[800:], None))
+    fresh = generalisation(ambient, Rows(x[:800]), Rows(x[800:]))
     assert abs(fresh.gap) < 4 * fresh.standard_error
-    worse = generalisation(ambient, (x, None), (x + 0.5, None))
+    worse = generalisation(ambient, Rows(x), Rows(x + 0.5))
     assert worse.gap > 10 * worse.standard_error
 
 
 def test_samples_of_a_blurred_model_lie_far_from_the_rows():
     flow, x = isometric(D=3, d=1)
-    rows = (x[:800], None), (x[800:], None)
+    rows = Rows(x[:800]), Rows(x[800:])
     right, blurred = (samples(isotropic(flow, sigma), *rows) for sigma in (SIGMA, 5 * SIGMA))
     assert right.nearest == pytest.approx(1, abs=0.2)
     assert right.energy.share < LIMITS["samples"].warn
     assert blurred.nearest > LIMITS["nearest"].fail
-    repeated = (x[:100], None), (x[:100], None)
+    repeated = Rows(x[:100]), Rows(x[:100])
     assert math.isnan(samples(isotropic(flow), *repeated).nearest)
 
 

@@ -287,7 +287,7 @@ def _what(table: _Table, sample_weight: ArrayLike | Tensor | None, recipe: Recip
 
 def _of_images(recipe: Recipe, schema: Schema) -> Recipe:
     """Return the recipe for a table of images: with their shape, and convolutional networks unless others are named."""
-    chosen = "network" in recipe.flow.model_fields_set or recipe.flow.network is None
+    chosen = recipe.flow.network is None or bool(recipe.flow.network.model_fields_set)
     return recipe.update(
         columns={"image": schema.image}, **({} if chosen else {"flow": {"network": {"kind": "convolutional"}}})
     )
