@@ -50,6 +50,13 @@ def test_every_verb_with_names_that_look_like_others(tmp_path):
     code, _, err = run("decode", model, tmp_path / "encode.parquet", "-o", tmp_path / "rows.parquet")
     assert (code, err) == (0, "")
     assert list(read_table(tmp_path / "rows.parquet").columns) == list(frame.columns)
+    codes = read_table(tmp_path / "encode.parquet")
+    codes.loc[3, "z0"] = np.nan
+    write_table(codes, tmp_path / "gap.parquet")
+    code, _, err = run("decode", model, tmp_path / "gap.parquet", "-o", tmp_path / "noted.parquet")
+    noted = read_table(tmp_path / "noted.parquet")
+    assert (code, list(noted.columns)) == (3, [*frame.columns, "note_"])
+    assert noted["note_"].notna().tolist() == [row == 3 for row in range(ROWS)]
     code, _, err = run("sample", model, "-n", 5, "--given", "t=u=1", "--given", "t=v", "-o", tmp_path / "s.parquet")
     assert (code, err) == (0, "")
     samples = read_table(tmp_path / "s.parquet")

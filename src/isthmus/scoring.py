@@ -198,8 +198,11 @@ def _with_notes(results: pd.DataFrame, faults: Faults) -> pd.DataFrame:
     """Return the results, with a last column that says of rows why they have none, if there are any."""
     if not faults.reasons:
         return results
+    name = NOTE
+    while name in results.columns:  # a column of the user's own
+        name += "_"
     notes = [faults.reasons.get(row) for row in range(len(results))]
-    return named(pd.concat([results, pd.Series(notes, name=NOTE, dtype=object)], axis=1))
+    return named(pd.concat([results, pd.Series(notes, name=name, dtype=object)], axis=1))
 
 
 def decode(fitted: Fitted, codes: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
