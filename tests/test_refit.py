@@ -147,7 +147,7 @@ def test_a_flow_latent_reaches_codes_far_out():
 
 
 def test_a_wrong_kind_is_refused_by_name():
-    with pytest.raises(InputError, match="density"):
+    with pytest.raises(InputError, match=r"refit\.latent.*got .mixtures"):
         Recipe.parse("refit: {latent: mixtures}")
 
 
