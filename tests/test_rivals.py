@@ -69,7 +69,7 @@ def test_every_rival_fits_scores_samples_and_is_stored(fits, iris, name, tmp_pat
     save(fitted, tmp_path / "model")
     model, again = fitted.model, load(tmp_path / "model").model
     assert model.sample(5).shape == (5, 4)
-    for density in ("linearised", "ambient", "manifold"):
+    for density in model.density.names:
         value = model.log_prob(x, density=density)
         assert value.isfinite().all()
         assert torch.equal(again.log_prob(x, density=density), value)
