@@ -142,7 +142,7 @@ def of_description(record: Mapping[str, Any]) -> list[Line]:
         *_beta(record),
         *((f"{name} told", f"{value:.4g}", "to the networks, of a range") for name, value in record["level"].items()),
         *_held_out(record["validation"]),
-        ("log densities in", record["measure"], ""),
+        _measure(record["measure"]),
         *_health(record),
         ("columns", f"{len(record['columns']):,}", ""),
         *_by_kind(record["columns"]),
@@ -170,7 +170,7 @@ def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
         *_beta(figures),
         ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
         *_held_out(figures["validation"]),
-        ("log densities in", fitted.measured, ""),
+        _measure(fitted.measured),
         *_health(figures),
     ]
 
@@ -187,6 +187,11 @@ def _health(figures: Mapping[str, Any]) -> list[Line]:
 def _beta(figures: Mapping[str, Any]) -> list[Line]:
     told = figures.get("beta") is not None and figures.get("beta_reason")
     return [("beta", f"{figures['beta']:.4g}", figures["beta_reason"])] if told else []
+
+
+def _measure(measured: str) -> Line:
+    unit, _, measure = measured.partition(", ")
+    return "log densities in", unit, measure
 
 
 def _dimensions(data_dim: int, latent_dim: int | None) -> str:
@@ -225,7 +230,7 @@ def of_evaluation(figures: Mapping[str, Any]) -> list[Line]:
         ("rows", f"{figures['n']:,}", ""),
         *([("  beyond arithmetic", f"{far:,}", "their log density is minus infinity")] if far else []),
         ("dimensions", _dimensions(figures["D"], figures["d"]), ""),
-        ("log densities in", figures["measure"], ""),
+        _measure(figures["measure"]),
         *((name, f"{value:.4f}", remark.format(**figures)) for value, name, remark in shown),
         ("seconds", f"{figures['seconds']:.1f}", ""),
     ]
