@@ -88,7 +88,7 @@ class Levels:
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """Those that there are, by name."""
+        """The ranges that are set, by name."""
         both = {"noise": self.noise, "beta": self.beta}
         return {name: given for name, given in both.items() if given is not None}
 

@@ -287,7 +287,7 @@ class Product(Support):
 
     @property
     def columns(self) -> int:  # type: ignore[override]
-        """Those of all parts."""
+        """The number of columns of all parts."""
         return sum(part.columns for part in self.parts)
 
     @property
@@ -297,7 +297,7 @@ class Product(Support):
 
     @property
     def measure(self) -> str:
-        """Those of the parts, each named once."""
+        """The measures of the parts, each named once."""
         return " x ".join(dict.fromkeys(part.measure for part in self.parts))
 
     def _split(self, x: Tensor) -> list[tuple[Support, Tensor]]:

@@ -168,7 +168,7 @@ def draw_grids(
 
 @app.command("inspect", epilog="Example: isthmus inspect model")
 def inspect_model(model: ModelFolder, as_json: AsJson = False) -> None:
-    """What a model is, and how it came about."""
+    """Show what a model is, and how it came about."""
     record = screens.description(model, load_model(model))
     if as_json:
         screens.print_json(record)

@@ -199,7 +199,7 @@ class Portrait:
 
     @property
     def models(self) -> list[Div | figure]:
-        """What goes into the page."""
+        """The figures and tables of the page."""
         return [self.pictures.model, self.profile, self.table.model]
 
     def show(

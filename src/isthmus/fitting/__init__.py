@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +18,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from isthmus.columns import Columns
-from isthmus.data.tables import Schema, Stream, as_frame
+from isthmus.data.tables import Schema, Stream
 from isthmus.deadline import CHECKS, LEAST_TRAINING, REFIT, TRAINING, Deadline
 from isthmus.density import Density
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
-from isthmus.errors import NOTICE, InputError
+from isthmus.errors import InputError
+from isthmus.fitting.tables import LARGEST_MERGE, Table, encoded, streamed
 from isthmus.flow import Flow, Injection, LearnedManifold
 from isthmus.flows import FLOWS
-from isthmus.matrices import doubled, fingerprint, matrix, row_weights, rows_at_once
+from isthmus.matrices import doubled, fingerprint, row_weights, rows_at_once
 from isthmus.metrics import energy_distance
 from isthmus.model import Model
 from isthmus.networks import NETWORKS
@@ -48,7 +48,6 @@ _log = logging.getLogger(__name__)
 _REFIT_ROWS = 250_000  # from which principal components and densities are computed
 _STREAMED_REFIT_ROWS = 50_000  # a mixture of 128 on 250,000 rows takes 1.5 GB
 _FIGURE_ROWS = 10_000  # held out, evenly spaced, whose densities are reported; fewer of images
-_LARGEST_MERGE = 100_000  # rows; sorting more of them to find equal ones costs more than it is worth
 _FEWEST_ROWS_TO_SPLIT = 20
 _WHOLE = 1e-6  # weights this near to multiples of the least are counts
 _FEW_ROWS, _NARROW = 1_000, 64  # with fewer training rows networks of width 256 learn the rows themselves
@@ -111,9 +110,9 @@ def fit(
     recipe, custom = _recipe(recipe, flow), flow is not None
     recipe.check_machine()
     started, deadline = time.monotonic(), deadline or Deadline(recipe.training.max_time)
-    X, context, schema = _encoded(X, context, given)
+    X, context, schema = encoded(X, context, given)
     recipe = _of_images(recipe, schema) if schema and schema.image and not isinstance(X, Stream) else recipe
-    table = _streamed(X, context, sample_weight) if isinstance(X, Stream) else _Table.of(X, context, sample_weight)
+    table = streamed(X, context, sample_weight) if isinstance(X, Stream) else Table.of(X, context, sample_weight)
     run_dir = None if run_dir is None else Path(run_dir)
     if run_dir is not None:
         open_run(run_dir, _what(table, sample_weight, recipe, flow))
@@ -131,18 +130,7 @@ def fit(
         flow, curve = _fitting(flow, data.train), ()
     settings = _training(recipe, run_dir, deadline)
     _log.info("training%s", f" in {flow.latent_dim} latent dimensions" if isinstance(flow, Injection) else "")
-    history = train(
-        flow,
-        recipe.build_objective(),
-        data.long or data.train,
-        data.held_out,
-        settings=settings,
-        weights=data.weights,
-        spread=data.spread,
-        seed=recipe.seed,
-        progress=progress,
-        run_dir=run_dir,
-    )
+    history = _trained(flow, data, recipe, settings, run_dir, progress=progress)
     deadline.earlier += history.earlier
     with single_thread(flow):
         _log.info("fitting the density and the noise")
@@ -156,6 +144,23 @@ def fit(
     if run_dir is not None:
         finish_run(run_dir)
     return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, schema, custom=custom)
+
+
+def _trained(
+    flow: Flow, data: Split, recipe: Recipe, settings: TrainingRecipe, run_dir: Path | None, *, progress: bool
+) -> History:
+    return train(
+        flow,
+        recipe.build_objective(),
+        data.long or data.train,
+        data.held_out,
+        settings=settings,
+        weights=data.weights,
+        spread=data.spread,
+        seed=recipe.seed,
+        progress=progress,
+        run_dir=run_dir,
+    )
 
 
 def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tensor | None = None) -> tuple[Rows, Rows]:
@@ -178,26 +183,11 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
         >>> [len(rows.x) for rows in rows_again(fitted, X)]
         [27, 3]
     """
-    table, model = _Table.of(X, context, None, merge="stream" not in fitted.metrics), fitted.model
+    table, model = Table.of(X, context, None, merge="stream" not in fitted.metrics), fitted.model
     if fitted.metrics.get("table") != fingerprint(*table.given):
         raise InputError("expected the table of the fit, its rows in the same order; got another; give that one")
     data = _split(table, model.columns, model.context_columns, fitted.recipe)
     return data.drawn, data.held_out
-
-
-def _encoded(X: Any, context: Any, given: Sequence[str]) -> tuple[Any, Any, Schema | None]:
-    """Return rows and context as numbers where a table has names, and the schema that made them; else as they are."""
-    if isinstance(X, Stream):
-        return X, context, X.schema
-    frame = as_frame(X) if context is None else None
-    if frame is None:
-        if given:
-            raise InputError("expected a frame with named columns beside `given`; got numbers; pass `context` instead")
-        return X, context, None
-    schema, notes = Schema.learn(frame, given)
-    for sentence in notes:
-        _log.log(NOTICE, sentence)
-    return *schema.encode(frame), schema
 
 
 def _recipe(recipe: Recipe | Mapping[str, Any] | None, flow: Flow | None) -> Recipe:
@@ -206,62 +196,6 @@ def _recipe(recipe: Recipe | Mapping[str, Any] | None, flow: Flow | None) -> Rec
         return recipe
     kind = next((name for name, known in FLOWS.items() if flow is not None and type(flow) is known), None)
     return Recipe.validated({"flow": {"kind": kind}} if recipe is None and kind else recipe or {})
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A user's rows: data, context, and weights of mean 1 (None where all are equal); and the tables as given.
-
-    Of a stream they are its sample.
-    """
-
-    x: Tensor
-    c: Tensor | None
-    w: Tensor | None
-    given: tuple[Tensor, Tensor | None]
-    stream: Stream | None = None
-
-    @classmethod
-    def of(
-        cls,
-        X: ArrayLike | Tensor,
-        context: ArrayLike | Tensor | None,
-        sample_weight: ArrayLike | Tensor | None,
-        *,
-        merge: bool = True,
-    ) -> "_Table":
-        """Check the arrays, drop rows of weight 0, and merge equal rows, so that a weight is a repetition."""
-        x, c = matrix(X, "X"), None if context is None else matrix(context, "context")
-        if c is not None and len(c) != len(x):
-            raise InputError(f"expected one context row for each of {len(x)} rows; got {len(c)}; give as many")
-        w = row_weights(sample_weight, len(x))
-        if w is None and (len(x) > _LARGEST_MERGE or not merge):
-            return cls(x, c, None, (x, c))
-        D, rows = x.shape[1], x if c is None else torch.cat([x, c], 1)
-        w = torch.ones(len(x), dtype=torch.float64) if w is None else w
-        rows, w = rows[w > 0], w[w > 0]
-        unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
-        if len(unique) == len(rows) and bool((w == w[0]).all()):
-            return cls(rows[:, :D], None if c is None else rows[:, D:], None, (x, c))
-        total = torch.zeros(len(unique), dtype=torch.float64).index_add(0, inverse, w)
-        merged = total * len(unique) / total.sum()
-        return cls(unique[:, :D], None if c is None else unique[:, D:], merged, (x, c))
-
-    def figures(self, *, weighted: bool) -> dict[str, Any]:
-        """Return what tells this table from others, which weights forbid, and the sizes of a long one."""
-        told: dict[str, Any] = {} if weighted else {"table": fingerprint(*self.given)}
-        if self.stream is not None:
-            files = len(self.stream.table.files)
-            told["stream"] = {"rows": len(self.stream), "sampled": len(self.x), "files": files}
-        return told
-
-
-def _streamed(stream: Stream, context: object, sample_weight: object) -> _Table:
-    """Return the sample of a stream, none of its rows merged: their numbers tell which rows are held out."""
-    if context is not None or sample_weight is not None:
-        raise InputError("expected a stream alone; got context or weights beside it; name its context as target")
-    x, c = torch.from_numpy(stream.X), None if stream.C is None else torch.from_numpy(stream.C)
-    return _Table(x, c, None, (x, c), stream)
 
 
 def _lengthened(
@@ -274,7 +208,7 @@ def _lengthened(
     return dataclasses.replace(data, long=long, drawn=data.drawn.thinned(_STREAMED_REFIT_ROWS))
 
 
-def _what(table: _Table, sample_weight: ArrayLike | Tensor | None, recipe: Recipe, flow: Flow | None) -> dict[str, Any]:
+def _what(table: Table, sample_weight: ArrayLike | Tensor | None, recipe: Recipe, flow: Flow | None) -> dict[str, Any]:
     """Return what makes a fit this one and no other."""
     rows = row_weights(sample_weight, len(table.given[0])) if table.stream is None else table.stream.table.fingerprint()
     return {
@@ -293,7 +227,7 @@ def _of_images(recipe: Recipe, schema: Schema) -> Recipe:
     )
 
 
-def _supported(recipe: Recipe, table: _Table, flow: Flow | None) -> Recipe:
+def _supported(recipe: Recipe, table: Table, flow: Flow | None) -> Recipe:
     """Return the recipe with what the rows decide of their support, once they are known to lie on it.
 
     Raises:
@@ -329,7 +263,7 @@ def _is_flat(flow: Flow) -> bool:
 
 
 def _prepare(
-    table: _Table,
+    table: Table,
     context_columns: Columns | None,
     recipe: Recipe,
     flow: Flow | None,
@@ -398,7 +332,7 @@ def _short_fit(data: Split, start: int, recipe: Recipe, flow: Flow | None, run_d
     return density
 
 
-def _split(table: _Table, columns: Columns, context_columns: Columns | None, recipe: Recipe) -> Split:
+def _split(table: Table, columns: Columns, context_columns: Columns | None, recipe: Recipe) -> Split:
     """Split rows into training and held-out rows; with fewer than 20 rows every row is both."""
     (train, held_out), w, seed = _partition(len(table.x), recipe), table.w, recipe.seed
 
@@ -438,7 +372,7 @@ def _drawn(index: Tensor, w: Tensor | None, seed: int) -> Tensor:
     if w is None:
         return index
     counts = w[index] / w[index].min()
-    if bool((counts - counts.round()).abs().max() < _WHOLE) and float(counts.sum()) <= _LARGEST_MERGE:
+    if bool((counts - counts.round()).abs().max() < _WHOLE) and float(counts.sum()) <= LARGEST_MERGE:
         return index.repeat_interleave(counts.round().long())
     generator = torch.Generator().manual_seed(seed)
     return index[torch.multinomial(w[index], len(index), replacement=True, generator=generator)]
