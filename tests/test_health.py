@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import nnls
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -31,7 +32,7 @@ from isthmus.diagnostics import (
     spectrum,
     two_sample,
 )
-from isthmus.diagnostics.likelihood import _decoder_log_volume
+from isthmus.diagnostics.likelihood import _decoder_log_volume, _nearest_sum
 from isthmus.errors import InputError
 from isthmus.flows import FreeFormFlow
 from isthmus.metrics import energy_distance
@@ -106,6 +107,17 @@ def test_a_linear_isometric_pair_is_its_own_inverse_and_flat():
     assert quality.encoder == pytest.approx(1)
     assert quality.decoder == pytest.approx(0, abs=1e-12)  # this surrogate leaves the decoder alone
     assert gradient_quality(flow, x, surrogate="decoder").decoder == pytest.approx(1)
+
+
+def test_the_nearest_sum_of_two_gradients_is_that_of_nonnegative_least_squares():
+    a, b = randn(2, 50)
+    targets = {"inside": a + 2 * b, "edge": a - b, "off": a + randn(50), "other edge": b - 2 * a}
+    for name, target in targets.items():
+        weights, _ = nnls(torch.stack([a, b], 1).numpy(), target.numpy())
+        found = _nearest_sum(target, a, b)
+        along = weights[0] * a + weights[1] * b
+        assert found / found.norm() == pytest.approx(along / along.norm(), abs=1e-9), name
+    assert torch.equal(_nearest_sum(a, a, a), a)  # parallel gradients have no unique weights
 
 
 def test_an_encoder_that_sees_normal_directions_is_off_the_pseudo_inverse_by_as_much():

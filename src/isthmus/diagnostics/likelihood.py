@@ -342,11 +342,14 @@ def gradient_quality(
 
 
 def _nearest_sum(target: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum `s a + t b`, s, t >= 0, nearest to the target."""
-    pair = torch.stack([a, b], 1)
-    weights = torch.linalg.lstsq(pair, target.unsqueeze(1)).solution.squeeze(1)
-    if bool((weights >= 0).all()):
-        return pair @ weights
+    """Return the sum `s a + t b`, s, t >= 0, nearest to the target, by its normal equations.
+
+    LAPACK's least squares round as their workspace lies in memory; plain sums give the same bits every time.
+    """
+    aa, ab, bb, at, bt = (float((u * v).sum()) for u, v in ((a, a), (a, b), (b, b), (a, target), (b, target)))
+    determinant, s, t = aa * bb - ab * ab, at * bb - bt * ab, bt * aa - at * ab
+    if determinant > 1e-12 * aa * bb and s >= 0 and t >= 0:
+        return (s * a + t * b) / determinant
     return max(a, b, key=lambda g: _cosine(target, g))
 
 
@@ -361,4 +364,4 @@ def _decoder_log_volume(encode: Map, decode: Map, x: Tensor) -> Tensor:
 
 def _cosine(a: Tensor, b: Tensor) -> float:
     norm = float(a.norm() * b.norm())
-    return float(a @ b) / norm if norm > 0 else math.nan
+    return float((a * b).sum()) / norm if norm > 0 else math.nan
