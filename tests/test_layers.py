@@ -11,7 +11,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Modules of the same level never import one another, but for those of one folder.
 LEVELS = {
     0: {"errors", "interrupts", "deadline"},
-    1: {"autodiff", "disk", "latents", "levels", "matrices", "networks", "pipes", "resources", "rows"},
+    1: {"autodiff", "disk", "latents", "levels", "matrices", "mixtures", "networks", "pipes", "resources", "rows"},
     2: {"supports"},
     3: {"volume"},
     4: {"flow"},
@@ -34,7 +34,7 @@ HEAVY = {
     "lightning": {"training"},
     "matplotlib": {"plots"},
     "jinja2": {"report"},
-    "sklearn": {"data", "estimator", "columns", "metrics", "refit", "diagnostics", "report"},
+    "sklearn": {"data", "estimator", "columns", "metrics", "mixtures", "diagnostics", "report"},
     "pandas": {"data", "scoring", "report", "explorer", "cli", "parts", "grids"},
     "pyarrow": {"data"},
     "pooch": {"data"},

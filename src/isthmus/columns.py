@@ -22,7 +22,6 @@ References:
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from typing import ClassVar, final
 
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 from isthmus.matrices import by_rows, doubled
+from isthmus.mixtures import gaussian_mixture
 
 __all__ = ["Columns"]
 
@@ -383,8 +383,6 @@ def _normal(h: Tensor, log_slope: Tensor, fit: Tensor) -> Tensor:
 def _mixture(fit: Tensor, held_out: Tensor, components: int) -> Tensor:
     """Return log densities of standardised rows by a mixture of at most so many normals fitted to others, in nats."""
     from sklearn.decomposition import PCA
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
 
     rest = torch.zeros_like(held_out[:, 0])
     if (D := fit.shape[1]) > _MOST_COLUMNS:
@@ -396,7 +394,5 @@ def _mixture(fit: Tensor, held_out: Tensor, components: int) -> Tensor:
         rest = -0.5 * (off[1].square().sum(1) / variance + (D - axes.shape[1]) * (2 * math.pi * variance).log())
         fit, held_out = (fit - mean) @ axes, (held_out - mean) @ axes
     components = max(1, min(components, len(fit) // (_ROWS_PER_COMPONENT * fit.shape[1])))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # an unfinished mixture is judged on held-out rows like any
-        mixture = GaussianMixture(components, reg_covar=_FLOOR, random_state=0).fit(fit.cpu().numpy())
+    mixture = gaussian_mixture(fit, components, ridge=_FLOOR)
     return rest + torch.as_tensor(mixture.score_samples(held_out.cpu().numpy())).to(rest)

@@ -16,7 +16,6 @@ floor was chosen as well.
 import copy
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,8 +40,8 @@ from isthmus.density import (
     tangent,
 )
 from isthmus.density.ambient import Ambient
-from isthmus.errors import InputError
 from isthmus.flow import Context, Flow, Injection, LearnedManifold, in_double
+from isthmus.mixtures import gaussian_mixture
 from isthmus.recipe import Part, RefitRecipe
 from isthmus.rows import Rows
 
@@ -54,7 +53,6 @@ _ROWS_PER_COMPONENT = 4  # times d: fewer rows than that cannot carry a covarian
 _MOST_CONTEXTS, _MANY_OF_EACH = 64, 32  # that have mixtures of their own; components of each
 _PATIENCE = 2  # numbers of components in a row that gain nothing
 _MIXTURE_ROWS = 20_000  # on which a mixture begins, and to which all rows are given in the end
-_LAST_ITERATIONS = 3
 _CHUNK_ROWS, _CHUNK_NUMBERS = 4_096, 4_000_000  # at once
 _NOISE_ROWS = 50_000
 _HELD_OUT_ROWS, _HELD_OUT_CODES = 1_000, 10_000
@@ -114,21 +112,9 @@ def fit_mixture(z: Float[Tensor, "n d"], components: int, *, seed: int = 0) -> L
         >>> fit_mixture(torch.randn(100, 2), 2)().event_shape
         torch.Size([2])
     """
-    if z.shape[0] < components:
-        raise InputError(f"expected at least one row for each of {components} components; got {z.shape[0]}; use fewer")
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits
-
     z = z.detach().to(torch.float64)
-    rows = z[:: max(1, math.ceil(z.shape[0] / _MIXTURE_ROWS))].cpu().numpy()
-    # products this small wait longer for a second thread, on a busy machine, than one thread needs
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # an unfinished mixture is judged on held-out rows like any
-        least = 1e-3 * float(rows.var(0).mean())
-        fitted = GaussianMixture(components, reg_covar=least, random_state=seed, warm_start=True).fit(rows)
-        if len(rows) < len(z):
-            fitted.set_params(max_iter=_LAST_ITERATIONS).fit(z.cpu().numpy())
+    ridge = 1e-3 * float(Rows(z).thinned(_MIXTURE_ROWS).x.var(0, correction=0).mean())
+    fitted = gaussian_mixture(z, components, ridge=ridge, begin_with=_MIXTURE_ROWS, seed=seed)
     lazy = latents.mixture(z.shape[1], components=components).to(z)
     # copies, since NumPy aligns memory by chance, and the last bit of a product depends on that
     weights, means, covariances = (torch.tensor(v) for v in (fitted.weights_, fitted.means_, fitted.covariances_))

@@ -1,7 +1,6 @@
 """How many dimensions and how much noise have the data? Answers that need no flow, from distances and flat pieces."""
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.errors import InputError
+from isthmus.mixtures import gaussian_mixture
 
 __all__ = ["FlatPieces", "correlation_dimension", "flat_pieces", "intrinsic_dimension"]
 
@@ -171,18 +171,11 @@ def _pieces(
     More pieces are taken as long as v gains by more than chance: as soon as they are shorter than the noise, they no
     longer gain, and what they leave would no longer be the noise.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits
-
-    rows, held_out, floor = u.cpu().numpy(), v.cpu().numpy(), 1e-6 * float(u.var(0, correction=0).mean()) + 1e-300
+    held_out, ridge = v.cpu().numpy(), 1e-6 * float(u.var(0, correction=0).mean()) + 1e-300
     best: Any = None
     score, without = torch.empty(0), 0
     for K in (K for K in _PIECES if K == 1 or len(u) >= _ROWS_PER_DIRECTION * K * u.shape[1]):
-        # products this small wait longer for a second thread, on a busy machine 10 times, than one thread needs
-        with warnings.catch_warnings(), threadpool_limits(1):
-            warnings.simplefilter("ignore", ConvergenceWarning)  # held-out rows judge an unfinished one like any other
-            fitted = GaussianMixture(K, reg_covar=floor, max_iter=30, tol=1e-2, random_state=seed).fit(rows)
+        fitted = gaussian_mixture(u, K, ridge=ridge, iterations=30, tolerance=1e-2, seed=seed)
         value = torch.as_tensor(fitted.score_samples(held_out))
         gain = value - score if best is not None else value
         without += 1

@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from isthmus.deadline import Deadline
 from isthmus.density import Ambient
 from isthmus.flow import Injection
+from isthmus.mixtures import gaussian_mixture
 from isthmus.report.evidence import Evidence
 from isthmus.rows import Rows
 from isthmus.store import Fitted
@@ -116,29 +116,19 @@ def _mixture(
     """Fit the best Gaussian mixture by a quarter of the rows, its components raised as long as that gains."""
     quarter = len(rows) // 4
     inner, outer = rows[quarter:], rows[:quarter]
-    kind = "full" if rows.shape[1] <= _FULL_COLUMNS else "diag"
+    full = rows.shape[1] <= _FULL_COLUMNS
+    options: dict[str, Any] = {"covariance": "full" if full else "diag", "iterations": 50, "seed": seed}
     best: tuple[float, int, float] = (-math.inf, 1, _RIDGES[0])
     for ridge in _RIDGES:
         before = -math.inf
         for components in (k for k in _COMPONENTS if k == 1 or len(inner) >= 8 * k):
             began = time.monotonic()
-            value = float(_fitted(inner, components, ridge, kind, seed).score(outer.numpy()))
+            value = float(gaussian_mixture(inner, components, ridge=ridge, **options).score(outer.numpy()))
             best = max(best, (value, components, ridge))
             if value < before or limit.left() < _GROWTH * (time.monotonic() - began):
                 break
             before = value
     _, components, ridge = best
     plural = "" if components == 1 else "s"
-    name = f"Gaussian mixture, {components} {'diagonal ' if kind == 'diag' else ''}component{plural}"
-    return name, torch.as_tensor(_fitted(rows, components, ridge, kind, seed).score_samples(x.numpy()))
-
-
-def _fitted(rows: Float[Tensor, "n D"], components: int, ridge: float, kind: str, seed: int) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits
-
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # an unfinished one is judged like any other
-        mixture = GaussianMixture(components, covariance_type=kind, reg_covar=ridge, max_iter=50, random_state=seed)
-        return mixture.fit(rows.numpy())
+    name = f"Gaussian mixture, {components} {'' if full else 'diagonal '}component{plural}"
+    return name, torch.as_tensor(gaussian_mixture(rows, components, ridge=ridge, **options).score_samples(x.numpy()))
