@@ -1,0 +1,36 @@
+"""Where rows and codes live: the support of a law, and the measure that its density is with respect to.
+
+A density is a density *of something*: of R^n with respect to volume, of a sphere with respect to its own surface area,
+of categories with respect to counting, where it is a probability. A `Support` says which values a row may take, how far
+a row is off them, and what a tangent vector is: the d columns of `frame(x)` are an orthonormal basis of the directions
+in which a row can move, so that changes of volume and probes are taken in these.
+
+| support | rows | dim | measure |
+|---|---|---|---|
+| `Euclidean` | any finite numbers | n | volume |
+| `Sphere` | unit vectors | n - 1 | surface area |
+| `Categories` | whole numbers 0, 1, ..., fewer than the levels of their column | 0 | counting |
+| `Product` | columns of several supports side by side | the sum | the product |
+| `Learned` | points of a manifold that no formula gives: that of a decoder | d | volume on the manifold |
+
+Values are in nats; `measured` is the phrase that is printed beside every one of them.
+
+| module | supports |
+|---|---|
+| `contract` | none: the contract `Support`, and the measures |
+| `flat` | numbers, levels, products of supports, and the manifold that a decoder learns |
+| `starlike` | surfaces that every ray from the origin meets once |
+"""
+
+from isthmus.supports.contract import MEASURES, Support
+from isthmus.supports.flat import Categories, Euclidean, Learned, Product
+from isthmus.supports.starlike import Sphere
+
+__all__ = ["MEASURES", "SUPPORTS", "Categories", "Euclidean", "Learned", "Product", "Sphere", "Support"]
+
+SUPPORTS: dict[str, type[Support]] = {
+    "euclidean": Euclidean,
+    "sphere": Sphere,
+    "categories": Categories,
+}
+"""Name in a recipe -> support of all columns of a table."""
