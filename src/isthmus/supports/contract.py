@@ -15,6 +15,7 @@ _TOLERANCE = 1e-6  # of a distance from a support; of rows as tables hold them
 MEASURES: dict[str, str] = {
     "volume": "per unit of volume in the units of the columns",
     "surface area": "per unit of area of the surface",
+    "angle": "per radian of each angle",
     "counting": "of a probability: the measure counts rows",
     "manifold": "per unit of d-dimensional volume on the learned manifold",
 }
@@ -92,9 +93,9 @@ class Support(ABC):
         """
         if x.shape[1] != self.columns:
             raise InputError(f"expected {what} of {self.columns} columns; got {x.shape[1]}; give as many")
-        off = self.distance(x)
+        off = self.distance(x).detach()
         row = int(off.argmax()) if len(off) else 0
-        if len(off) and float(off[row]) > _TOLERANCE:
+        if len(off) and not float(off[row]) <= _TOLERANCE:
             raise InputError(
                 f"expected rows of {what} on the {type(self).__name__.lower()}; got row {row} (counted from 0), off by "
                 f"{float(off[row]):.3g}; correct it, or project the rows first"
