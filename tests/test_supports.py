@@ -185,6 +185,7 @@ def test_float32_is_finite_in_ten_thousand_columns(name):
     assert surface.log_measure(x, "cone").isfinite().all()
 
 
+@torch.no_grad()
 def by_quadrature(surface, function, per_panel=200):
     """The integral of a function over a surface of R^3, by angles; panels end where coordinates are 0."""
     u, w = (torch.as_tensor(t) for t in np.polynomial.legendre.leggauss(per_panel))
