@@ -212,6 +212,7 @@ AREAS = {
 
 
 @pytest.mark.parametrize("name", set(SURFACES) - {"p = 0.5"})  # whose quadrature is slow to converge
+@torch.no_grad()
 def test_areas_and_uniform_rows_are_those_of_quadrature_in_three_columns(name):
     surface = SURFACES[name](3)
     area = by_quadrature(surface, lambda x: torch.ones(len(x)).double())
@@ -241,6 +242,7 @@ def test_areas_of_ellipsoids_and_cusps_are_those_of_closed_forms():
 
 
 @pytest.mark.parametrize("name", set(SURFACES) - {"p = 0.5"})  # of whose stretch the variance is infinite
+@torch.no_grad()
 def test_areas_in_ten_columns_agree_with_uniform_directions(name):
     surface = SURFACES[name](10)
     value, error = surface.log_area(20_000)
@@ -262,6 +264,7 @@ def test_uniform_rows_of_p_spheres_are_uniform_in_area_not_in_the_cone_measure(p
 
 
 @pytest.mark.parametrize("name", SURFACES)
+@torch.no_grad()
 def test_measures_are_one_law_where_the_slope_is_constant(name):
     surface = SURFACES[name](4)
     torch.manual_seed(0)
