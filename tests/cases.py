@@ -15,8 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from isthmus import networks
 from isthmus.flow import LearnedManifold
-from isthmus.flows import FLOWS, FreeFormFlow, VariationalFlow
+from isthmus.flows import FLOWS, FreeFormFlow, ManifoldFlow, VariationalFlow
 from isthmus.networks.chains import Modulate
+from isthmus.supports import Euclidean, Learned
 
 
 def randn(*shape):
@@ -182,7 +183,13 @@ PAIRS |= {
     for way in ("one_hot", "embedded")
 }
 
-DIMENSIONS = {"d < D": (5, 2, 0), "d = 1": (3, 1, 0), "d = D": (3, 3, 0), "given c": (4, 2, 2)}
+DIMENSIONS = {
+    "d < D": (5, 2, 0),
+    "d = 1": (3, 1, 0),
+    "d = D": (3, 3, 0),
+    "given c": (4, 2, 2),
+    "d = D given c": (3, 3, 2),
+}
 
 
 def fits(name, D, d):
@@ -192,6 +199,10 @@ def fits(name, D, d):
 
 def modules_of(name, D, d, C=0):
     """The networks that a flow is built of, none where it has its own."""
+    if FLOWS[name] is ManifoldFlow:  # near the identity, so that every row has a code
+        pair = networks.skip_pair(D, d, C, width=16)
+        networks.start_at_identity(*pair)
+        return pair
     count = {FreeFormFlow: 2, VariationalFlow: 3}.get(FLOWS[name], 0)
     encoder, decoder = networks.mlp_pair(D, d, C, width=16)
     return (encoder, decoder, networks.mlp_pair(D, d, C, width=16)[0])[:count]
@@ -204,6 +215,12 @@ def make_flow(name, D=5, d=2, C=0, **options):
         for parameter in flow.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return flow
+
+
+def rows_for(flow, n=6):
+    """Rows that a flow takes, in float64: of its manifold where that is known."""
+    known = not isinstance(flow.rows, Euclidean | Learned)
+    return flow.rows.uniform(n).double() if known else randn(n, flow.data_dim)
 
 
 # -------------------------------------------------------------------------------------------------- brute force
@@ -229,9 +246,9 @@ def jacobians(f, x):
         return torch.stack([jacobian(lambda t, b=b: f(b, t), x[b], create_graph=True) for b in range(len(x))])
 
 
-def half_log_det(J):
-    """1/2 log det J^T J of tall matrices, J J^T of wide ones, from the singular values."""
-    return torch.linalg.svdvals(J).log().sum(1)
+def half_log_det(J, dim=None):
+    """1/2 log det J^T J of tall matrices, J J^T of wide ones, from the singular values, the `dim` largest ones."""
+    return torch.linalg.svdvals(J)[:, :dim].log().sum(1)
 
 
 def gradients(value, parameters):

@@ -62,6 +62,7 @@ def make_model(name, D, d, C, latent):
 CASES = [
     (name, dims, latent)
     for name in FLOWS
+    if "euclidean" in FLOWS[name].supports
     for dims in DIMENSIONS
     for latent in LATENTS[: 3 if name == "freeform" else 1]
     if fits(name, *DIMENSIONS[dims][:2])

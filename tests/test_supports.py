@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import special
+from scipy.spatial.transform import Rotation
 
 from cases import half_log_det, jacobians
+from isthmus.autodiff import pull, push
 from isthmus.errors import InputError
 from isthmus.supports import (
     MEASURES,
@@ -22,6 +24,7 @@ from isthmus.supports import (
     LpSphere,
     Product,
     Radius,
+    Rotations,
     Simplex,
     Sphere,
     StarLike,
@@ -73,6 +76,8 @@ CASES = {f"{name} in {d}": make(d) for name, make in SURFACES.items() for d in (
     "torus": Product((Sphere(2), Sphere(2))),
     "sphere and line": Product((Sphere(3), Euclidean(2))),
     "levels and line": Product((Categories(2, (3, 4)), Euclidean(1))),
+    "rotations": Rotations(),
+    "rotations and circle": Product((Rotations(), Sphere(2))),
     "nested": Product((Product((Sphere(2), Euclidean(1))), Sphere(4))),
     "angles": Torus(6),
     "parts and angles": Product((Simplex(3), Torus(4), LpSphere(3, 1.5))),
@@ -386,3 +391,51 @@ def test_levels_are_learnt_from_the_rows():
 def test_a_learned_manifold_has_no_formula(call):
     with pytest.raises(InputError, match="a learned one"):
         call(Learned(3, 2))
+
+
+# ---------------------------------------------------------------------------------------------------- rotations
+
+
+def matrices(kind, n=6):
+    torch.manual_seed(0)
+    rotations, noise = Rotations().uniform(n).double(), torch.randn(n, 9, dtype=torch.float64)
+    reflected = (rotations.unflatten(1, (3, 3)) * torch.tensor([1.0, 1.0, -0.5])).flatten(1)
+    return {"rotations": rotations, "near": rotations + 0.3 * noise, "any": noise, "reflected": reflected}[kind]
+
+
+@pytest.mark.parametrize("kind", ["rotations", "near", "any", "reflected"])
+def test_the_projection_to_rotations_is_the_nearest_one_with_right_derivatives(kind):
+    """scipy aligns vectors by the same problem; derivatives against differences, in both modes, and once more."""
+    project, x = Rotations().project, matrices(kind)
+    for M, R in zip(x.unflatten(1, (3, 3)), project(x).unflatten(1, (3, 3)), strict=True):
+        nearest = Rotation.align_vectors(M.mT.numpy(), np.eye(3))[0].as_matrix()
+        np.testing.assert_allclose(R.numpy(), nearest, atol=1e-9)
+    v, w, u = torch.randn(3, *x.shape, dtype=torch.float64).unbind()
+    forward, reverse = push(project, x, v)[1], pull(project, x, w)[1]
+    difference = (project(x + 1e-6 * v) - project(x - 1e-6 * v)) / 2e-6
+    torch.testing.assert_close(forward, difference, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close((w * forward).sum(1), (reverse * v).sum(1), rtol=1e-10, atol=1e-10)
+    for product in (lambda x: (push(project, x, v)[1] * w).sum(1), lambda x: (pull(project, x, w)[1] * v).sum(1)):
+        at = x.clone().requires_grad_()
+        (second,) = torch.autograd.grad(product(at).sum(), at)
+        expected = (product(x + 1e-5 * u) - product(x - 1e-5 * u)) / 2e-5
+        torch.testing.assert_close((second * u).sum(1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rotations_have_the_volume_of_their_angles():
+    """The angle of Haar's law has the density (1 - cos a) / pi; balls of angle a have the volume 8 pi (a - sin a)."""
+    torch.manual_seed(0)
+    trace = Rotations().uniform(20_000).double()[:, ::4].sum(1)
+    angle = ((trace - 1) / 2).clamp(-1, 1).acos()
+    for a in (0.5, 1.0, 2.0, 3.0):
+        share = 8 * math.pi * (a - math.sin(a)) / Rotations().area().value
+        assert float((angle < a).double().mean()) == pytest.approx(share, abs=0.012)
+    x, t = Rotations().project(Rotations().uniform(3).double()), 1e-2
+    moved = Rotations().project(x + t * Rotations().frame(x)[:, :, 0])
+    trace = (moved * x).sum(1)  # of the rotation from one to the other
+    torch.testing.assert_close(((trace - 1) / 2).acos(), torch.full((3,), t / 2**0.5).double(), rtol=1e-4, atol=0)
+
+
+def test_rotations_have_nine_columns():
+    with pytest.raises(InputError, match="expected the 9 entries of a matrix as columns, row by row"):
+        SUPPORTS["rotations"](4)

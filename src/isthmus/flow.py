@@ -13,7 +13,7 @@
 * A `LearnedManifold` is an injection whose image is learnt: rows lie off it, so its law is none of rows. The density of
   a row then needs the noise off the manifold, `isthmus.density.Ambient`. Values for different d cannot be compared.
 
-The networks of a `NetworkFlow` may be told L *levels* beside the context, see `isthmus.levels`: encoder and decoder
+The networks of a `Networked` flow may be told L *levels* beside the context, see `isthmus.levels`: encoder and decoder
 then take a context of C + L columns as it is, and complete one of C columns by the levels that are set. The latent
 density sees the first C columns alone.
 """
@@ -37,7 +37,7 @@ from isthmus.rows import Context, Rows
 from isthmus.supports import Euclidean, Learned, Support
 from isthmus.volume import Map, Volume, exact
 
-__all__ = ["Context", "Estimate", "Flow", "Injection", "LearnedManifold", "NetworkFlow", "in_double"]
+__all__ = ["Context", "Estimate", "Flow", "Injection", "LearnedManifold", "NetworkFlow", "Networked", "in_double"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -90,7 +90,7 @@ class Flow(nn.Module, ABC):
     def __init__(self, rows: Support, context_dim: int = 0) -> None:
         super().__init__()
         self.rows, self.context_dim = rows, context_dim
-        self.register_buffer("levels", None)  # of a `NetworkFlow` alone
+        self.register_buffer("levels", None)  # of a `Networked` flow alone
 
     @property
     def data_dim(self) -> int:
@@ -158,11 +158,13 @@ class Injection(Flow):
 
     Attributes:
         codes: the support of the codes.
+        refits: whether another density on R^d may take the place of the latent density after training.
 
     Raises:
         InputError: d is not in 1..D.
     """
 
+    refits: ClassVar[bool] = True
     constraints: ClassVar[dict[str, str]] = {
         **Flow.constraints,
         "latent.scale_tril": "cholesky",
@@ -217,7 +219,7 @@ class Injection(Flow):
 
     def volume_at(self, z: Float[Tensor, "batch d"], c: Context = None) -> Volume:
         """Return the code itself, `g(z)` and `log_volume` at z, (batch,) in nats: from the side of the codes."""
-        return exact(lambda z: z, self.maps(c)[1], z, outputs=self.data_dim)
+        return exact(lambda z: z, self.maps(c)[1], z, outputs=self.data_dim, codes=self.codes)
 
     def log_prob(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, " batch"]:
         """Return the manifold density `log p_Z(z) - log_volume` of the reconstruction of x, (batch,) in nats."""
@@ -282,10 +284,67 @@ class LearnedManifold(Injection):
         return max(squared_error / self.codimension, 1e-12) ** 0.5
 
 
-class NetworkFlow(LearnedManifold):
-    """What flows of any two modules share. With a context these are called as `encoder(x, c)` and `decoder(z, c)`.
+class Networked(Injection):
+    """What injections of any two modules share. With a context these are called as `encoder(x, c)`, `decoder(z, c)`.
 
-    Each computes in the precision of its own parameters; codes and rows have that of the rows.
+    Each computes in the precision of its own parameters; codes and rows have that of the rows. A constructor hands
+    the modules over by `_hold`.
+
+    Attributes:
+        encoder: f, (batch, D) -> (batch, d).
+        decoder: g, (batch, d) -> (batch, D).
+        levels: what else the modules are told where nothing else is said, as L further context columns: a buffer,
+            (L,), or None.
+        forward_mode: whether products with Jacobians may be computed in forward mode; see `isthmus.vetting`.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    forward_mode: bool
+
+    def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
+        """Return the code `z = f(x)`, (batch, d)."""
+        return self._applied(self.encoder, x, c)
+
+    def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
+        """Return the point `g(z)` of the manifold, (batch, D)."""
+        return self._applied(self.decoder, z, c)
+
+    def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
+        """Return code, reconstruction and the exact `log_volume`, from the decoder's whole Jacobian."""
+        return exact(*self.maps(c), x, codes=self.codes)
+
+    def base(self, c: Context = None) -> Distribution:
+        """Return the latent density given the context, levels left out."""
+        if self.levels is not None and c is not None:
+            c = c[:, : self.context_dim] if self.context_dim else None
+        return self.latent(c)
+
+    def told(self, c: Context, n: int) -> Float[Tensor, "n told"] | None:
+        """Return what encoder and decoder are told of n rows: `c`, completed by the levels, (n, C + L)."""
+        if self.levels is None or (c is not None and c.shape[1] > self.context_dim):
+            return c
+        levels = self.levels.expand(n, -1)
+        return levels if c is None else torch.cat([c, levels], 1)
+
+    def _hold(self, encoder: nn.Module, decoder: nn.Module, levels: Sequence[float] = ()) -> None:
+        """Take the modules over; warn of layers that make changes of volume wrong or unstable."""
+        self.levels = torch.tensor(levels, dtype=torch.get_default_dtype()) if levels else None
+        self.encoder, self.decoder, self.forward_mode = encoder, decoder, True
+        for layer in (*encoder.modules(), *decoder.modules()):
+            _warn_of(layer)
+
+    def _applied(self, network: nn.Module, x: Tensor, c: Context) -> Tensor:
+        """Return what a network makes of rows, told the context and the levels, in its own precision."""
+        c, x = self.told(c, x.shape[0]), x if self.forward_mode else reverse_only(x)
+        own = next((parameter.dtype for parameter in network.parameters()), x.dtype)
+        if own == x.dtype:
+            return network(x) if c is None else network(x, c)
+        return (network(x.to(own)) if c is None else network(x.to(own), c.to(own))).to(x.dtype)
+
+
+class NetworkFlow(Networked, LearnedManifold):
+    """A learned manifold of any two modules.
 
     Args:
         encoder: f, (batch, D) -> (batch, d).
@@ -295,10 +354,6 @@ class NetworkFlow(LearnedManifold):
         context_dim: number of context columns C, 0 for none.
         latent: density of the codes; the standard normal by default.
         levels: what else the modules are told where nothing else is said, as L further context columns.
-
-    Attributes:
-        levels: a buffer, (L,), or None.
-        forward_mode: whether products with Jacobians may be computed in forward mode; see `isthmus.vetting`.
 
     Warns:
         UserWarning: a ReLU (no second derivative; training is unstable) or a BatchNorm in training mode (rows
@@ -315,48 +370,12 @@ class NetworkFlow(LearnedManifold):
         latent: LazyDistribution | None = None,
         levels: Sequence[float] = (),
     ) -> None:
-        super().__init__(data_dim, latent_dim, context_dim, latent)
-        self.levels = torch.tensor(levels, dtype=torch.get_default_dtype()) if levels else None
-        self.encoder, self.decoder, self.forward_mode = encoder, decoder, True
-        for layer in (*encoder.modules(), *decoder.modules()):
-            _warn_of(layer)
-
-    def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
-        """Return the code `z = f(x)`, (batch, d)."""
-        return self._applied(self.encoder, x, c)
-
-    def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
-        """Return the point `g(z)` of the manifold, (batch, D)."""
-        return self._applied(self.decoder, z, c)
-
-    def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
-        """Return code, reconstruction and the exact `log_volume`, from the decoder's whole Jacobian."""
-        return exact(*self.maps(c), x)
-
-    def base(self, c: Context = None) -> Distribution:
-        """Return the latent density given the context, levels left out."""
-        if self.levels is not None and c is not None:
-            c = c[:, : self.context_dim] if self.context_dim else None
-        return self.latent(c)
-
-    def told(self, c: Context, n: int) -> Float[Tensor, "n told"] | None:
-        """Return what encoder and decoder are told of n rows: `c`, completed by the levels, (n, C + L)."""
-        if self.levels is None or (c is not None and c.shape[1] > self.context_dim):
-            return c
-        levels = self.levels.expand(n, -1)
-        return levels if c is None else torch.cat([c, levels], 1)
+        LearnedManifold.__init__(self, data_dim, latent_dim, context_dim, latent)
+        self._hold(encoder, decoder, levels)
 
     def start(self, rows: Rows) -> None:
         """Set linear paths of the networks, where they have any, to the principal components of the rows."""
         start_at_principal_components(self.encoder, self.decoder, rows.x)
-
-    def _applied(self, network: nn.Module, x: Tensor, c: Context) -> Tensor:
-        """Return what a network makes of rows, told the context and the levels, in its own precision."""
-        c, x = self.told(c, x.shape[0]), x if self.forward_mode else reverse_only(x)
-        own = next((parameter.dtype for parameter in network.parameters()), x.dtype)
-        if own == x.dtype:
-            return network(x) if c is None else network(x, c)
-        return (network(x.to(own)) if c is None else network(x.to(own), c.to(own))).to(x.dtype)
 
 
 def in_double(module: M) -> M:
@@ -381,7 +400,7 @@ def in_double(module: M) -> M:
     """
     module.double()
     for flow in module.modules():
-        if isinstance(flow, NetworkFlow):
+        if isinstance(flow, Networked):
             for network in flow.children():
                 if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in network.modules()):
                     network.float()
@@ -392,11 +411,11 @@ def _warn_of(layer: nn.Module) -> None:
     if isinstance(layer, nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.Hardtanh):
         warnings.warn(
             f"{type(layer).__name__} has no second derivative, which training the change of volume needs; use SiLU",
-            stacklevel=3,
+            stacklevel=4,
         )
     if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
         warnings.warn(
             f"{type(layer).__name__} in training mode makes rows depend on one another, so that Jacobians are not "
             "those of single rows; use GroupNorm or LayerNorm",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -237,7 +237,8 @@ class ExactLikelihood(Reconstructing):
 
     def __call__(self, flow: Injection, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
         """Return per-row terms at data `x` (batch, D)."""
-        return _terms(flow, x, c, exact(*flow.maps(c), x, side="encoder", dtype=None), self.betas(flow, x, c), weight)
+        volume = exact(*flow.maps(c), x, side="encoder", dtype=None, codes=flow.codes)
+        return _terms(flow, x, c, volume, self.betas(flow, x, c), weight)
 
 
 @final

@@ -406,7 +406,8 @@ class Recipe(_Record):
         """Refuse what nothing would read."""
         unread = {
             "refit.noise": self.refit.noise != "auto" and not issubclass(kind, LearnedManifold),
-            "refit.latent": self.refit.latent not in ("auto", "as trained") and not issubclass(kind, Injection),
+            "refit.latent": self.refit.latent not in ("auto", "as trained")
+            and not (issubclass(kind, Injection) and kind.refits),
             "training.noise": self.training.noise not in ("auto", 0.0) and self.support.kind == "categories",
             "columns": self.columns != ColumnsRecipe() and self.support.kind != "euclidean",
         }

@@ -208,7 +208,7 @@ def refit_density(
         'isotropic'
     """
     flow, limit = in_double(copy.deepcopy(flow)).eval(), deadline or Deadline()
-    if not isinstance(flow, Injection):
+    if not isinstance(flow, Injection) or not flow.refits:
         return Refit(density_of(flow, None), Part(kind="as trained"), None, ())
     train = train.thinned(limit.rows(_ROWS_PER_SECOND, _FEWEST_ROWS) or len(train.x))
     trial = _Trial.of(flow, train, held_out)

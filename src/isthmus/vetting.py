@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from isthmus.autodiff import pull, push
 from isthmus.errors import InputError
-from isthmus.flow import Context, Flow, NetworkFlow
+from isthmus.flow import Context, Flow, Networked
 
 __all__ = ["vet"]
 
@@ -42,7 +42,7 @@ def vet(flow: Flow) -> None:
         isthmus.errors.InputError: expected a decoder that makes rows of 3 numbers of codes of 2; got shape (4, 2) of
             (4, 2); correct its last layer
     """
-    if not isinstance(flow, NetworkFlow):
+    if not isinstance(flow, Networked):
         return
     for name, module in (("encoder", flow.encoder), ("decoder", flow.decoder)):
         _refuse_lazy(name, module)
@@ -68,7 +68,7 @@ def _refuse_lazy(name: str, module: nn.Module) -> None:
         raise InputError(f"expected an {name} whose shapes are known; got a lazy one; call it once before the fit")
 
 
-def _probes(flow: NetworkFlow) -> Iterator[tuple[str, Tensor, int]]:
+def _probes(flow: Networked) -> Iterator[tuple[str, Tensor, int]]:
     """Yield encoder and decoder, each with inputs and the width of its outputs."""
     for name, inputs, outputs in (
         ("encoder", flow.data_dim, flow.latent_dim),
@@ -79,11 +79,11 @@ def _probes(flow: NetworkFlow) -> Iterator[tuple[str, Tensor, int]]:
         yield name, torch.randn(_ROWS, inputs, dtype=dtype), outputs
 
 
-def _context(flow: NetworkFlow, x: Tensor) -> Context:
+def _context(flow: Networked, x: Tensor) -> Context:
     return x.new_zeros(len(x), flow.context_dim) if flow.context_dim else None
 
 
-def _check(flow: NetworkFlow, name: str, x: Tensor, width: int) -> None:
+def _check(flow: Networked, name: str, x: Tensor, width: int) -> None:
     """Refuse a module that cannot be trained, or scored with."""
     what = f"rows of {width} numbers of codes of {x.shape[1]}"
     if name == "encoder":
@@ -107,7 +107,7 @@ def _check(flow: NetworkFlow, name: str, x: Tensor, width: int) -> None:
 
 
 @torch.no_grad()
-def _disagreement(flow: NetworkFlow, name: str, x: Tensor, width: int) -> float:
+def _disagreement(flow: Networked, name: str, x: Tensor, width: int) -> float:
     """Return the relative difference between `w . (J v)` in forward mode and `(w^T J) . v` in reverse mode."""
     module = flow.maps(_context(flow, x))[0 if name == "encoder" else 1]
     x, v, w = x.detach(), torch.randn_like(x), torch.randn(len(x), width, dtype=x.dtype)

@@ -111,6 +111,7 @@ def exact(
     dtype: torch.dtype | None = torch.float64,
     chunk: int | None = None,
     outputs: int | None = None,
+    codes: Support | None = None,
 ) -> Volume:
     """Return the change of volume from a whole Jacobian; differentiable.
 
@@ -127,6 +128,9 @@ def exact(
         dtype: the precision of the QR decomposition; None keeps that of x.
         chunk: how many Jacobian columns are computed at a time; all by default.
         outputs: D, where x is something else than data, as codes are; as many as x has columns by default.
+        codes: the support of the codes, in whose tangent frames E the Jacobians are then taken: `g'(z) E`, or
+            `E^T f'(x)`. Both maps must ignore directions off the surface that their argument lies on, as a map does
+            that projects it first. R^d by default.
 
     Returns:
         A `Volume`; `log_volume` in nats.
@@ -138,9 +142,15 @@ def exact(
     if side == "decoder":
         z = encode(x)
         x_hat, J = jacobian(decode, z, chunk=chunk, outputs=outputs or x.shape[1])
-        return Volume(z, x_hat, log_volume(J, dtype))
+        return Volume(z, x_hat, log_volume(_along(codes, z, J), dtype))
     z, J = jacobian(encode, x, chunk=chunk)
-    return Volume(z, decode(z), -log_volume(J, dtype))
+    return Volume(z, decode(z), -log_volume(_along(codes, z, J.mT), dtype))
+
+
+def _along(codes: Support | None, z: Tensor, J: Float[Tensor, "batch m columns"]) -> Float[Tensor, "batch m d"]:
+    """Return products with the tangent frames at the codes, which are constant: as they turn, no volume changes."""
+    frame = None if codes is None else codes.frame(z.detach())
+    return J if frame is None else J @ frame
 
 
 def orthonormal_probes(z: Float[Tensor, "batch d"], K: int = 1) -> Float[Tensor, "K batch d"]:

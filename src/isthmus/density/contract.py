@@ -109,7 +109,7 @@ class Own(Density):
         if truncation == 1:
             return self.flow.sample(n, c, temperature=temperature)
         many, repeated = n * CANDIDATES, None if c is None else c.repeat_interleave(CANDIDATES, 0)
-        if isinstance(self.flow, Injection):  # by the density of the codes, as for learned manifolds
+        if isinstance(self.flow, Injection) and self.flow.refits:  # by the density of codes, as for learned manifolds
             z = self.flow.draw(many, repeated, temperature=temperature)
             kept = likely(self.flow.base(repeated).log_prob(z).reshape(n, CANDIDATES), truncation)
             return self.flow.decode(z[kept], c)
@@ -118,8 +118,12 @@ class Own(Density):
 
     @torch.no_grad()
     def score(self, rows: Rows) -> dict[str, float]:
-        """Return the mean log density of held-out rows in nats."""
-        return {"log_density": float(self.log_prob(rows.x, rows.c).mean())}
+        """Return the mean log density of held-out rows, and the squared error where the decoder is no inverse."""
+        figures = {"log_density": float(self.log_prob(rows.x, rows.c).mean())}
+        if isinstance(self.flow, Injection) and not self.flow.exact:
+            error = (rows.x - rows.map(self.flow.reconstruct)).square().sum(1).mean()
+            figures["reconstruction"] = float(error)
+        return figures
 
 
 def likely(log_prob: Float[Tensor, "n m"], share: float) -> Int[Tensor, " n"]:

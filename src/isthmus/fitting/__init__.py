@@ -504,7 +504,9 @@ def _beta_reason(history: History, recipe: Recipe, flow: Flow) -> str | None:
     if not objective.beta_follows:
         return "as given"
     before = [row for row in history.rows if row["step"] < history.best_step and math.isfinite(row["reconstruction"])]
-    if not before or not isinstance(flow, LearnedManifold):
+    if not isinstance(flow, LearnedManifold):
+        return "of a law of rows always the same: encoder and decoder are only to be inverse to one another"
+    if not before:
         return "where auto begins: no later weights were better on held-out rows"
     row = min(before, key=lambda row: row["reconstruction"])
     sigma = flow.sigma(row["reconstruction"])

@@ -6,14 +6,16 @@ A new flow is a new file here with a final subclass of `isthmus.flow.Flow`, and 
 from isthmus.flow import Flow
 from isthmus.flows.bijective import BijectiveFlow
 from isthmus.flows.freeform import FreeFormFlow
+from isthmus.flows.manifold import ManifoldFlow
 from isthmus.flows.rectangular import RectangularFlow
 from isthmus.flows.variational import VariationalFlow
 
-__all__ = ["FLOWS", "BijectiveFlow", "FreeFormFlow", "RectangularFlow", "VariationalFlow"]
+__all__ = ["FLOWS", "BijectiveFlow", "FreeFormFlow", "ManifoldFlow", "RectangularFlow", "VariationalFlow"]
 
 FLOWS: dict[str, type[Flow]] = {
     "freeform": FreeFormFlow,
     "rectangular": RectangularFlow,
     "bijective": BijectiveFlow,
+    "manifold": ManifoldFlow,
     "variational": VariationalFlow,
 }

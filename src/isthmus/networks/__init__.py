@@ -27,6 +27,7 @@ from isthmus.networks.perceptrons import (
     mlp_pair,
     residual_pair,
     skip_pair,
+    start_at_identity,
     start_at_principal_components,
 )
 from isthmus.networks.transformers import transformer_pair
@@ -44,6 +45,7 @@ __all__ = [
     "residual_convolutional_pair",
     "residual_pair",
     "skip_pair",
+    "start_at_identity",
     "start_at_principal_components",
     "transformer_pair",
 ]

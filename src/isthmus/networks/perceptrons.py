@@ -20,6 +20,7 @@ __all__ = [
     "mlp_pair",
     "residual_pair",
     "skip_pair",
+    "start_at_identity",
     "start_at_principal_components",
 ]
 
@@ -225,6 +226,28 @@ def start_at_principal_components(encoder: nn.Module, decoder: nn.Module, x: Flo
     _set_linear(encoding, encode, -encode @ mean)
     _set_linear(decoding, (Vt[:d] * deviation.unsqueeze(1)).mT, mean)
     return True
+
+
+@torch.no_grad()
+def start_at_identity(encoder: nn.Module, decoder: nn.Module) -> bool:
+    """Set the linear paths of a `skip_pair` or `linear_pair` with as many inputs as outputs to the identity.
+
+    Args:
+        encoder: f; other modules than those of the two pairs are left as they are.
+        decoder: g, likewise.
+
+    Returns:
+        Whether there were linear paths to set.
+
+    Example:
+        >>> encoder, decoder = linear_pair(2, 2)
+        >>> start_at_identity(encoder, decoder), encoder(torch.ones(1, 2)).tolist()
+        (True, [[1.0, 1.0]])
+    """
+    linear = [path for net in (encoder, decoder) if (path := _linear_path(net)) is not None]
+    for path in linear:
+        _set_linear(path, torch.eye(path.out_features, min(path.in_features, path.out_features)), path.bias * 0)
+    return len(linear) == 2
 
 
 def _linear_path(net: nn.Module) -> nn.Linear | None:

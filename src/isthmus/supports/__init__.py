@@ -15,6 +15,7 @@ in which a row can move, so that changes of volume and probes are taken in these
 | `Torus` | angles, each as cosine and sine | n / 2 | radians of each angle |
 | `Categories` | whole numbers 0, 1, ..., fewer than the levels of their column | 0 | counting |
 | `Product` | columns of several supports side by side | the sum | the product |
+| `Rotations` | rotation matrices, row by row | 3 | volume of rotations, whose lengths are angles |
 | `Learned` | points of a manifold that no formula gives: that of a decoder | d | volume on the manifold |
 
 Values are in nats; `measured` is the phrase that is printed beside every one of them.
@@ -25,11 +26,13 @@ Values are in nats; `measured` is the phrase that is printed beside every one of
 | `flat` | numbers, levels, products of supports, and the manifold that a decoder learns |
 | `starlike`, `surfaces` | surfaces that every ray from the origin meets once: what they share; each of them |
 | `compact` | other closed manifolds |
+| `rotations` | the rotations of space |
 """
 
 from isthmus.supports.compact import Torus
 from isthmus.supports.contract import MEASURES, Support
 from isthmus.supports.flat import Categories, Euclidean, Learned, Product
+from isthmus.supports.rotations import Rotations
 from isthmus.supports.starlike import LevelSet, StarLike
 from isthmus.supports.surfaces import Ellipsoid, Gauge, GroupLasso, LpSphere, Radius, Simplex, Sphere
 
@@ -46,6 +49,7 @@ __all__ = [
     "LpSphere",
     "Product",
     "Radius",
+    "Rotations",
     "Simplex",
     "Sphere",
     "StarLike",
@@ -61,6 +65,7 @@ SUPPORTS: dict[str, type[Support]] = {
     "ellipsoid": Ellipsoid,
     "group_lasso": GroupLasso,
     "torus": Torus,
+    "rotations": Rotations,
     "categories": Categories,
 }
 """Name in a recipe -> support of all columns of a table."""

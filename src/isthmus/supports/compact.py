@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from isthmus.errors import InputError
-from isthmus.supports.contract import Support
+from isthmus.supports.contract import Area, Support
 
 __all__ = ["Torus"]
 
@@ -61,6 +61,10 @@ class Torus(Support):
     def rows(angles: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch columns"]:
         """Return the rows of angles in radians."""
         return torch.stack([angles.cos(), angles.sin()], 2).flatten(1)
+
+    def log_area(self, n_points: int = 10_000, seed: int = 0) -> Area:
+        """Return `dim log(2 pi)`."""
+        return Area(self.dim * math.log(2 * math.pi), 0.0)
 
     def distance(self, x: Float[Tensor, "batch columns"]) -> Float[Tensor, " batch"]:
         """Return the root of the summed squares of the circles' distances."""

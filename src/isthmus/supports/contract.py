@@ -1,14 +1,15 @@
 """The contract of a support, and the measures that densities are with respect to."""
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.errors import InputError
 
-__all__ = ["MEASURES", "Support"]
+__all__ = ["MEASURES", "Area", "Support"]
 
 _TOLERANCE = 1e-6  # of a distance from a support; of rows as tables hold them
 
@@ -16,10 +17,18 @@ MEASURES: dict[str, str] = {
     "volume": "per unit of volume in the units of the columns",
     "surface area": "per unit of area of the surface",
     "angle": "per radian of each angle",
+    "rotation": "per unit of volume of rotations, 8 pi^2 in all: lengths are angles in radians",
     "counting": "of a probability: the measure counts rows",
     "manifold": "per unit of d-dimensional volume on the learned manifold",
 }
 """Name of a measure -> the phrase printed beside a log density, after "nats"."""
+
+
+class Area(NamedTuple):
+    """The measure of a whole support, or its logarithm, and its standard error, which is 0 where the value is exact."""
+
+    value: float
+    standard_error: float
 
 
 class Support(ABC):
@@ -76,6 +85,32 @@ class Support(ABC):
         Raises:
             InputError: there is none, as the support has infinite volume.
         """
+
+    def log_area(self, n_points: int = 10_000, seed: int = 0) -> Area:
+        """Return the log measure of the whole support in nats, with the standard error of an estimate, 0 if exact.
+
+        Infinity unless a support says otherwise.
+
+        Args:
+            n_points: draws, where it is estimated.
+            seed: of these.
+        """
+        return Area(math.inf, 0.0)
+
+    def area(self, n_points: int = 10_000, seed: int = 0) -> Area:
+        """Return the measure of the whole support with the standard error of an estimate, 0 where it is exact.
+
+        Args:
+            n_points: draws, where it is estimated.
+            seed: of these.
+
+        Example:
+            >>> from isthmus.supports import Sphere
+            >>> Sphere(3).area()
+            Area(value=12.566..., standard_error=0.0)
+        """
+        log_area, error = self.log_area(n_points, seed)
+        return Area(math.exp(log_area), math.exp(log_area) * error)
 
     def frame(self, x: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns dim"] | None:
         """Return an orthonormal basis of the tangent space at each row; None where that is the identity."""

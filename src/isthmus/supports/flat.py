@@ -1,5 +1,6 @@
 """Numbers, levels, products of supports, and the manifold that a decoder learns: supports without a curved formula."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.errors import InputError
-from isthmus.supports.contract import Support
+from isthmus.supports.contract import Area, Support
 
 __all__ = ["Categories", "Euclidean", "Learned", "Product"]
 
@@ -86,6 +87,10 @@ class Categories(Support):
         """Counting."""
         return "counting"
 
+    def log_area(self, n_points: int = 10_000, seed: int = 0) -> Area:
+        """Return the logarithm of the number of all combinations of levels."""
+        return Area(sum(map(math.log, self.n_levels)), 0.0)
+
     @classmethod
     def learn(cls, x: Float[Tensor, "n columns"]) -> dict[str, Any]:
         """Return the numbers of levels, one more than the largest value of each column."""
@@ -135,6 +140,11 @@ class Product(Support):
     def measure(self) -> str:
         """The measures of the parts, each named once."""
         return " x ".join(dict.fromkeys(part.measure for part in self.parts))
+
+    def log_area(self, n_points: int = 10_000, seed: int = 0) -> Area:
+        """Return the sum of the parts' logarithms, and the root of their summed squared errors."""
+        areas = [part.log_area(n_points, seed) for part in self.parts]
+        return Area(sum(area.value for area in areas), math.hypot(*(area.standard_error for area in areas)))
 
     def _split(self, x: Tensor) -> list[tuple[Support, Tensor]]:
         return list(zip(self.parts, x.split([part.columns for part in self.parts], dim=1), strict=True))

@@ -25,19 +25,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from isthmus.errors import InputError
-from isthmus.supports.contract import Support
+from isthmus.supports.contract import Area, Support
 
-__all__ = ["Area", "LevelSet", "Proposal", "StarLike", "log_sphere"]
+__all__ = ["LevelSet", "Proposal", "StarLike", "log_sphere"]
 
 _ENTRIES = 2**22  # of a batch of proposals
 _CANDIDATES = 64  # directions from which a row is chosen, where no bound of the stretch is known
-
-
-class Area(NamedTuple):
-    """An area, or its logarithm, and its standard error, which is 0 where the value is exact."""
-
-    value: float
-    standard_error: float
 
 
 class Proposal(NamedTuple):
@@ -240,21 +233,6 @@ class StarLike(Support):
         weight = (log_weight.double() - log_weight.amax()).exp()
         error = float(weight.std() / weight.mean()) / math.sqrt(n_points)
         return Area(log_total + float(log_weight.amax()) + math.log(float(weight.mean())), error)
-
-    def area(self, n_points: int = 10_000, seed: int = 0) -> Area:
-        """Return the area of the surface with the standard error of an estimate, 0 where it is exact.
-
-        Args:
-            n_points: draws of `propose`.
-            seed: of these.
-
-        Example:
-            >>> from isthmus.supports import Sphere
-            >>> Sphere(3).area()
-            Area(value=12.566..., standard_error=0.0)
-        """
-        log_area, error = self.log_area(n_points, seed)
-        return Area(math.exp(log_area), math.exp(log_area) * error)
 
 
 class LevelSet(StarLike):

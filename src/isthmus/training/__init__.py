@@ -53,7 +53,7 @@ from isthmus.training import checkpoint
 from isthmus.training.batches import Batches, LongBatches, LongRows, Split, Spread
 from isthmus.training.checkpoint import DurableFiles
 from isthmus.training.judging import Row, scores
-from isthmus.training.plan import Plan
+from isthmus.training.plan import KNOWN_BETA, Plan
 from isthmus.training.trainee import History, Trainee, beta_of
 
 __all__ = ["History", "LongRows", "Split", "Spread", "single_thread", "train"]
@@ -224,6 +224,8 @@ def train(
     plan = Plan.of(settings, count, parameters, learned=isinstance(flow, LearnedManifold))
     held_out = held_out.thinned(flow.affordable(_VALIDATION_ROWS, times=16, least=100)).to(torch.float64)
     _check_levels(flow, settings.levels(objective))
+    if objective.beta_follows and objective.beta is not None and not isinstance(flow, LearnedManifold):
+        objective.beta.fill_(KNOWN_BETA)
     if plan.max_steps == 0 or not (objective.steps and parameters):
         return _start_alone(flow, objective, held_out)
     run_dir = None if run_dir is None else Path(run_dir)

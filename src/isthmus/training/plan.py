@@ -9,6 +9,7 @@ Rules behind `auto`, from the number of rows n and columns D:
   falls; none for a law of rows, which has no residual;
 * beta: 1/(2 sigma^2), sigma the smallest residual's standard deviation seen so far per direction off the manifold; a
   first phase trains reconstruction alone, so that beta starts from the noise floor;
+* beta of a law of rows, whose encoder and decoder are only to be inverse to one another: 100 nats per squared unit;
 * compile: where steps, rows and parameters let it save more time than it takes. Numbers decide and not the clock, so
   that a training that is taken up, or done again, computes the same bits.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 from isthmus.recipe import TrainingRecipe
 
+KNOWN_BETA = 100.0  # with 1,000 a flow on the sphere needs three times the steps, with 10 its density is biased
 _FEW_ROWS = 3_000  # with fewer, half the learning rate generalises better (digits, breast cancer; above it penbased)
 
 # What torch.compile costs and saves, of the default objective on one core; the measurements are in docs/speed.md.
