@@ -409,7 +409,7 @@ def _log_densities(model: Model, rows: _Rows) -> dict[str, Any]:
         "log_density_rows": len(index),
         "beyond_arithmetic": int(usual.isneginf().sum()),
     }
-    for name in set(model.density.names) - {"own", "ambient"}:
+    for name in (name for name in model.density.names if name not in ("own", "ambient")):  # a set has no order
         other = usual if name == model.density.names[0] else model.log_prob(rows.x, rows.c, density=name)
         figures[f"log_density_{name}"] = float(other.mean())
         if name == model.density.names[0]:
