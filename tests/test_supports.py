@@ -216,7 +216,7 @@ AREAS = {
 }
 
 
-@pytest.mark.parametrize("name", set(SURFACES) - {"p = 0.5"})  # whose quadrature is slow to converge
+@pytest.mark.parametrize("name", sorted(SURFACES.keys() - {"p = 0.5"}))  # whose quadrature is slow to converge
 @torch.no_grad()
 def test_areas_and_uniform_rows_are_those_of_quadrature_in_three_columns(name):
     surface = SURFACES[name](3)
@@ -246,7 +246,7 @@ def test_areas_of_ellipsoids_and_cusps_are_those_of_closed_forms():
     assert value == pytest.approx(12 * special.ellipe(1 - 1 / 9), abs=4 * error)
 
 
-@pytest.mark.parametrize("name", set(SURFACES) - {"p = 0.5"})  # of whose stretch the variance is infinite
+@pytest.mark.parametrize("name", sorted(SURFACES.keys() - {"p = 0.5"}))  # of whose stretch the variance is infinite
 @torch.no_grad()
 def test_areas_in_ten_columns_agree_with_uniform_directions(name):
     surface = SURFACES[name](10)
