@@ -3,16 +3,19 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from cases import gradients, half_log_det, jacobians, randn
-from isthmus import networks
+from isthmus import fit, load, networks, save, scoring
 from isthmus.errors import InputError
+from isthmus.estimator import InjectiveFlow
 from isthmus.flows import ManifoldFlow
 from isthmus.objective import FreeForm, Likelihood
 from isthmus.recipe import Recipe
+from isthmus.report import render
 from isthmus.supports import Euclidean, Product, Rotations, Sphere, Torus
 from isthmus.volume import ESTIMATORS, SURROGATES, exact, tangent_probes
 
@@ -299,3 +302,52 @@ def test_training_on_uniform_rotations_leaves_the_uniform_law():
     flow = descend(ManifoldFlow(*pair, 9, 9, rows=Rotations()), Rotations().uniform(2000), 25, 2e-3)
     x = Rotations().uniform(200).double()
     assert float(flow.estimate(x).value.mean()) == pytest.approx(-math.log(8 * math.pi**2), abs=0.02)
+
+
+# ----------------------------------------------------------------------------------------------- through a recipe
+
+
+@pytest.mark.parametrize("kind", ManifoldFlow.supports)
+def test_a_recipe_takes_it_from_a_table_to_a_report(kind, tmp_path):
+    torch.manual_seed(0)
+    rows = {"sphere": Sphere(3), "torus": Torus(4), "rotations": Rotations()}[kind]
+    x = rows.project(rows.uniform(120) + 0.5 * torch.ones(rows.columns)).double()
+    frame = pd.DataFrame(rows.project(x).numpy()).add_prefix("x")
+    recipe = {"flow": {"kind": "manifold", "network": {"width": 16}}, "support": {"kind": kind}}
+    recipe["training"] = {"max_steps": 10, "validations": 2}
+    fitted = fit(frame, recipe=recipe)
+    assert rows.measured == fitted.measured
+    assert fitted.metrics["latent_dim"] == rows.dim
+    assert fitted.metrics["beta"] == 100
+    again = load(save(fitted, tmp_path / "model"))
+    pd.testing.assert_frame_equal(scoring.score(again, frame), scoring.score(fitted, frame))
+    assert np.isfinite(scoring.score(again, frame)["log_density"]).all()
+    rows.check(torch.tensor(scoring.sample(again, 50).to_numpy(float)), "samples")
+    figures = scoring.evaluate(again, frame)
+    assert (figures["D"], figures["d"]) == (rows.columns, rows.dim)
+    assert scoring.encode(again, frame).shape == frame.shape
+    assert "The learned surface" not in render(again, frame)
+    with pytest.raises(InputError, match="expected rows of X on the"):
+        fit(2 * frame, recipe=recipe)
+    scores = InjectiveFlow(recipe=recipe, random_state=0).fit(frame.to_numpy()).score_samples(frame.to_numpy())
+    assert np.isfinite(scores).all()
+
+
+def test_the_likeliest_of_draws_are_chosen_by_the_density_of_rows():
+    torch.manual_seed(0)
+    x, _ = von_mises_fisher(300, [[1, 0, 0]], [8.0])
+    model = fit(x.numpy(), recipe={"flow": {"kind": "manifold"}, "training": {"max_steps": 60}}).model
+    torch.manual_seed(0)
+    likely, every = (model.log_prob(model.sample(200, truncation=share)).mean() for share in (0.2, 1.0))
+    assert likely > every + 0.3
+
+
+def test_a_table_with_a_context_is_told_it():
+    torch.manual_seed(0)
+    north, _ = von_mises_fisher(200, [[0, 0, 1]], [5.0])
+    c = torch.randint(2, (200, 1)).double()
+    x = torch.where(c == 1, north, -north)
+    recipe = {"flow": {"kind": "manifold"}, "training": {"max_steps": 80, "learning_rate": 0.01}}
+    model = fit(x.numpy(), context=c.numpy(), recipe=recipe).model
+    assert float(model.log_prob(x, c).mean()) > float(model.log_prob(x, 1 - c).mean()) + 1
+    assert float(model.sample(300, torch.ones(1, 1))[:, 2].mean()) > 0.3

@@ -335,7 +335,7 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         "measure": fitted.measured,
         "n": len(rows.x),
         "D": flow.data_dim,
-        "d": flow.latent_dim if isinstance(flow, Injection) else None,
+        "d": flow.codes.dim if isinstance(flow, Injection) else None,
         **{name: METRICS[name].function(*pair) for name in names},
     }
     if isinstance(flow, Injection):

@@ -53,7 +53,7 @@ def description(folder: Path, fitted: "Fitted") -> dict[str, Any]:
     return {
         "model": str(folder),
         "data_dim": model.flow.data_dim,
-        "latent_dim": model.flow.latent_dim if isinstance(model.flow, Injection) else None,
+        "latent_dim": model.flow.codes.dim if isinstance(model.flow, Injection) else None,
         "measure": fitted.measured,
         "context_dim": model.flow.context_dim,
         "level": model.level,

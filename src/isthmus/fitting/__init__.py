@@ -129,7 +129,7 @@ def fit(
     else:
         flow, curve = _fitting(flow, data.train), ()
     settings = _training(recipe, run_dir, deadline)
-    _log.info("training%s", f" in {flow.latent_dim} latent dimensions" if isinstance(flow, Injection) else "")
+    _log.info("training%s", f" in {flow.codes.dim} latent dimensions" if isinstance(flow, Injection) else "")
     history = _trained(flow, data, recipe, settings, run_dir, progress=progress)
     deadline.earlier += history.earlier
     with single_thread(flow):
@@ -525,7 +525,7 @@ def _figures(model: Model, history: History, refit: Refit, data: Split, recipe: 
         "retreats": history.retreats,
         "beta": best.get("beta"),
         "beta_reason": _beta_reason(history, recipe, model.flow),
-        "latent_dim": model.flow.latent_dim if isinstance(model.flow, Injection) else None,
+        "latent_dim": model.flow.codes.dim if isinstance(model.flow, Injection) else None,
         "heavy_tailed": model.columns.heavy_tailed,
         "measure": model.density.rows.measure,
         "validation": {

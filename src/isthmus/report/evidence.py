@@ -5,7 +5,7 @@ drawn in the user's columns are in the user's units.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,12 @@ from isthmus.density import Ambient, Noise, gaussian_components, log_normal
 from isthmus.diagnostics import FlatPieces, Samples, Spectrum, flat_pieces, samples, spectrum
 from isthmus.errors import InputError
 from isthmus.fitting import rows_again
-from isthmus.flow import Context, Injection, LearnedManifold
+from isthmus.flow import Context, Flow, Injection, LearnedManifold
 from isthmus.metrics import c2st_auc
 from isthmus.rows import Rows
 from isthmus.scoring import tensors
 from isthmus.store import Fitted
+from isthmus.supports import Euclidean
 
 __all__ = ["Evidence", "OnSurface", "Source", "Surface", "Walks", "gather", "surface", "walks"]
 
@@ -152,8 +153,13 @@ def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0, deadlin
             drawn=drawn,
             samples=None if others is None else samples(density, others, rows, seed=seed),
             c2st=None if others is None else _told_apart(columns, drawn, x, seed, limit),
-            surface=_on_surface(fitted, flow, rows, others, source, seed) if isinstance(flow, Injection) else None,
+            surface=_on_surface(fitted, flow, rows, others, source, seed) if _has_flat_codes(flow) else None,
         )
+
+
+def _has_flat_codes(flow: Flow) -> TypeGuard[Injection]:
+    """Tell whether there are codes in R^d, of which means, straight lines and spectra mean something."""
+    return isinstance(flow, Injection) and isinstance(flow.codes, Euclidean)
 
 
 def _on_surface(

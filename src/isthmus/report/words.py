@@ -272,7 +272,7 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
         Names and values.
     """
     flow, metrics, surface = fitted.model.flow, fitted.metrics, evidence.surface
-    d = flow.latent_dim if isinstance(flow, Injection) else 0
+    d = flow.codes.dim if isinstance(flow, Injection) else 0
     described = f", described by {d} latent dimension{'s' * (d != 1)}" if d else ""
     mse = metrics.get("validation", {}).get("reconstruction_mse")
     rows = metrics.get("table", {}).get("rows")
