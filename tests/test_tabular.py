@@ -18,6 +18,10 @@ REAL = {
     "gasdrift": (6697, 128, 128, "gasdrift/gasdrift_8of10_batches.npz"),
     "airsea": (19985, 14, 14, "airsea/esku_heat_budget.npz"),
     "rna": (9478, 14, 14, "torus/rna.tsv"),
+    "volcanoes": (827, 3, 3, "earth/volerup.csv"),
+    "earthquakes": (6120, 3, 3, "earth/quakes_all.csv"),
+    "floods": (4875, 3, 3, "earth/flood.csv"),
+    "fires": (12809, 3, 3, "earth/fire.csv"),
     "load_curves": (1090, 48, 48, "load_curves/vic_elec_daily.npz"),
     "digits": (1797, 64, 61, None),
     "breast_cancer": (569, 30, 30, None),
@@ -154,6 +158,20 @@ def test_angles_from_a_file(tmp_path):
     file.write_text("402d\tG\tno angle\n")
     with pytest.raises(InputError, match=r"expected a structure, a base and seven angles .* in .*rna\.tsv; got"):
         TABLES["rna"](folder=tmp_path)
+
+
+def test_places_from_a_file(tmp_path):
+    """East of Greenwich on the equator, the poles, and a place in the west and south; comments and names left out."""
+    (tmp_path / "earth").mkdir()
+    file = tmp_path / "earth" / "flood.csv"
+    file.write_text("# where from\nlat,long\n0.0,90\n90,0\n-90,12\n-30.0,-90.0\n" + "1,2\n" * 16)
+    x = joined(TABLES["floods"](folder=tmp_path, **RAW))
+    assert x.norm(dim=1).allclose(torch.ones(20).double(), atol=1e-6)
+    for place in ([0, 1, 0], [0, 0, 1], [0, 0, -1], [0, -(0.75**0.5), -0.5]):
+        assert float((x - torch.tensor(place).double()).norm(dim=1).min()) < 1e-6
+    file.write_text("lat,long\n1.0\n")
+    with pytest.raises(InputError, match=r"expected a latitude and a longitude in degrees a row in .*flood\.csv; got"):
+        TABLES["floods"](folder=tmp_path)
 
 
 def test_a_table_that_is_nowhere(tmp_path):

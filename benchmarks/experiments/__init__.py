@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from benchmarks.experiments.earth import places
 from benchmarks.experiments.gradients import gradient_cosines
 from benchmarks.experiments.hutchinson import hutchinson_variance
 from benchmarks.experiments.probing import part_probed
@@ -16,5 +17,6 @@ EXPERIMENTS: dict[str, Callable[[Spec, int], Iterable[Row]]] = {
     "hutchinson_variance": hutchinson_variance,
     "part_probed": part_probed,
     "pathology": pathology,
+    "places": places,
     "singular_values": singular_values,
 }

@@ -28,6 +28,12 @@ _MNIST = {  # of torchvision, as those of Fashion-MNIST and CIFAR-10
     "t10k-images-idx3": ("9fb629c4189551a2d022fa330f9573f3", "bef4ecab320f06d8554ea6380940ec79"),
     "t10k-labels-idx1": ("ec29112dd5afa0611ce80d1b7f02629c", "bb300cfdad3c16e7a12a480ee83cd310"),
 }
+_EARTH = {
+    "volerup": "sha256:f7bbaf32a412f5fe82350f48e0c55100be260803969c16557343f687fd0593fc",
+    "quakes_all": "sha256:3e5e1a10fb2faf1899106264289334037d039f00f5265d13dad388a93d8ff2f7",
+    "flood": "sha256:ffb1e3182c3053afcdeceec4727c262a29da10255d20747c08144da5b0963486",
+    "fire": "sha256:c5c6c9490b1d8c58ba9eb78d9e2f82d1c1e62694ca5cff917c54600d3d83f459",
+}
 _ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 
 PUBLIC: dict[str, tuple[str, str]] = {
@@ -40,6 +46,13 @@ PUBLIC: dict[str, tuple[str, str]] = {
         "https://raw.githubusercontent.com/vislearn/FFF/main/fff/data/raw_data/torus/rna.tsv",
         "sha256:189183ca25bd45c8a7578d3c1cd8a555b5139bb1ab0ac1a0bd25672be19badf7",
     ),
+    **{
+        f"earth/{file}.csv": (
+            f"https://raw.githubusercontent.com/oxcsml/riemannian-score-sde/main/data/{file}.csv",
+            sha,
+        )
+        for file, sha in _EARTH.items()
+    },
     **{f"cifar-10-batches-py/{batch}": _CIFAR for batch in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")},
     **{
         f"mnist/{file}-ubyte.gz": (f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}-ubyte.gz", f"md5:{md5}")

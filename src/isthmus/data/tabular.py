@@ -74,6 +74,21 @@ def _circles(folder: str | Path | None) -> Table:
     return np.stack([np.cos(radians), np.sin(radians)], 2).reshape(len(radians), -1)
 
 
+def _places(file: str) -> Reader:
+    """Return a reader of latitudes and longitudes in degrees, as unit vectors."""
+
+    def read(folder: str | Path | None) -> Table:
+        """Read comments and names, which are left out, and places."""
+        path = find(folder, f"earth/{file}.csv")
+        with reading(path, "a latitude and a longitude in degrees a row"), path.open(encoding="utf-8") as lines:
+            numbers = (line for line in lines if line.lstrip("-")[:1].isdigit())
+            latitude, longitude = np.deg2rad(np.loadtxt(numbers, delimiter=",", usecols=(0, 1), ndmin=2)).T
+        across = np.cos(latitude)
+        return np.stack([across * np.cos(longitude), across * np.sin(longitude), np.sin(latitude)], 1)
+
+    return read
+
+
 def _bundled(name: str) -> Reader:
     """Return a reader of a table that comes with scikit-learn."""
 
@@ -134,6 +149,21 @@ TABLES: dict[str, Callable[..., Dataset]] = dict(
             "The dimension is 7 at most. `standardise=False` leaves each pair on the unit circle.",
             _circles,
             tuple(f"{function}_{angle}" for angle in _ANGLES for function in ("cos", "sin")),
+        ),
+        *(
+            _table(
+                name,
+                f"Places of {events} on the Earth as unit vectors ({rows:,} x 3; {source}).\n\n"
+                "`standardise=False` and `dequantise=False` leave them on the unit sphere.",
+                _places(file),
+                ("x", "y", "z"),
+            )
+            for name, file, events, rows, source in (
+                ("volcanoes", "volerup", "volcanic eruptions", 827, "NOAA"),
+                ("earthquakes", "quakes_all", "significant earthquakes", 6120, "NOAA"),
+                ("floods", "flood", "large floods", 4875, "Dartmouth Flood Observatory"),
+                ("fires", "fire", "fires seen by satellite", 12809, "NASA FIRMS"),
+            )
         ),
         _table(
             "load_curves",
