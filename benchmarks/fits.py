@@ -85,16 +85,16 @@ def _kind(part: Any) -> str:
 
 def cost(found: Fitted) -> dict[str, Value]:
     """Time, size and health of a fit."""
-    figures, flow = found.metrics, found.model.flow
-    health = figures["health"]
+    figures, flow = found.figures, found.model.flow
+    health = figures.health
     return {
-        "seconds": figures["seconds"],
-        "steps": figures["steps"],
-        "best_step": figures["best_step"],
-        "ms_per_step": 1e3 * figures["training_seconds"] / max(1, figures["steps"]),
+        "seconds": figures.seconds,
+        "steps": figures.steps,
+        "best_step": figures.best_step,
+        "ms_per_step": 1e3 * figures.training_seconds / max(1, figures.steps),
         "parameters": sum(p.numel() for p in flow.parameters()),
-        "latent_dim": figures["latent_dim"],
-        "beta": figures["beta"],
-        "health": health["status"],
-        "failing": ", ".join(v["name"] for v in health["verdicts"] if v["status"] == "fail"),
+        "latent_dim": figures.latent_dim,
+        "beta": figures.beta,
+        "health": health.status,
+        "failing": ", ".join(v.name for v in health.failing),
     }

@@ -65,24 +65,23 @@ def fitted_record(x: Matrix | Tensor, recipe: Recipe) -> tuple[Fitted, Record]:
     start = time.perf_counter()
     fitted = fit(x, recipe=recipe)
     seconds = time.perf_counter() - start
-    metrics, health = fitted.metrics, fitted.metrics["health"]
+    figures, health = fitted.figures, fitted.figures.health
     flagged = {
-        status: [verdict["name"] for verdict in health["verdicts"] if verdict["status"] == status]
-        for status in ("fail", "warn")
+        status: [verdict.name for verdict in health.verdicts if verdict.status == status] for status in ("fail", "warn")
     }
     return fitted, {
         "seconds": seconds,
-        "training_seconds": metrics["training_seconds"],
-        "steps": metrics["steps"],
-        "best_step": metrics["best_step"],
-        "latent_dim": metrics["latent_dim"],
-        "beta": None if metrics["beta"] is None else finite(metrics["beta"]),
+        "training_seconds": figures.training_seconds,
+        "steps": figures.steps,
+        "best_step": figures.best_step,
+        "latent_dim": figures.latent_dim,
+        "beta": None if figures.beta is None else finite(figures.beta),
         "latent": fitted.latent.model_dump(),
         "noise": None if fitted.noise is None else fitted.noise.model_dump(),
-        "status": health["status"],
+        "status": health.status,
         "failing": flagged["fail"],
         "warning": flagged["warn"],
-        "latent_dim_curve": metrics["latent_dim_curve"],
+        "latent_dim_curve": [tried.plain() for tried in figures.latent_dim_curve],
         "parameters": sum(parameter.numel() for parameter in fitted.model.parameters()),
     }
 

@@ -173,7 +173,7 @@ def test_a_fit_of_heavy_tailed_counts_and_its_folder(tmp_path):
     x = (3 + randn(600, 1) @ torch.tensor([[1.5, -1.0, 0.7]]).double() + 0.2 * randn(600, 3)).exp().round()
     fitted = fit(x, recipe=QUICK)
     model = fitted.model
-    assert fitted.metrics["heavy_tailed"] == model.columns.heavy_tailed == [0, 1, 2]
+    assert fitted.figures.heavy_tailed == model.columns.heavy_tailed == [0, 1, 2]
     samples = model.sample(2000)
     assert (samples.amax(0) < 10 * x.amax(0)).all()
     rounded = model.columns.round_integers(samples)
@@ -187,9 +187,9 @@ def test_a_fit_of_heavy_tailed_counts_and_its_folder(tmp_path):
 
 def test_a_recipe_can_leave_columns_straight():
     x = np.random.default_rng(0).lognormal(size=(400, 2))
-    assert fit(x, recipe=QUICK).metrics["heavy_tailed"] == [0, 1]
+    assert fit(x, recipe=QUICK).figures.heavy_tailed == [0, 1]
     for columns in ({"heavy_tails": False}, {"standardise": False}):
-        assert fit(x, recipe=QUICK.update(columns=columns)).metrics["heavy_tailed"] == []
+        assert fit(x, recipe=QUICK.update(columns=columns)).figures.heavy_tailed == []
 
 
 @pytest.mark.parametrize(
@@ -199,16 +199,16 @@ def test_columns_stay_straight_unless_density_gains_and_samples_lose_nothing(mon
     x = np.random.default_rng(0).lognormal(size=(400, 2))
     trials = iter([fitting._Trial([of_curved] * 40, distance), fitting._Trial([0.0] * 40, 0.5)])
     monkeypatch.setattr(fitting, "remembered", lambda *_: next(trials))
-    metrics = fit(x, recipe=QUICK).metrics
-    assert metrics["heavy_tailed"] == curved
-    assert metrics["curving"]["gain"] == of_curved
-    assert metrics["curving"]["energy_distance"] == distance
+    figures = fit(x, recipe=QUICK).figures
+    assert figures.heavy_tailed == curved
+    assert figures.curving["gain"] == of_curved
+    assert figures.curving["energy_distance"] == distance
 
 
 def test_what_curving_gains_does_not_depend_on_the_units():
     x = torch.as_tensor(np.random.default_rng(0).lognormal(size=(400, 2)))
-    metrics = [fit(scale * x, recipe=QUICK).metrics["curving"] for scale in (1.0, 1e3)]
-    assert metrics[0]["gain"] == pytest.approx(metrics[1]["gain"], rel=1e-3)
+    one, other = (fit(scale * x, recipe=QUICK).figures.curving for scale in (1.0, 1e3))
+    assert one["gain"] == pytest.approx(other["gain"], rel=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------ straight columns

@@ -28,10 +28,10 @@ def test_a_fit_in_no_time_says_so_before_the_training_and_estimates_the_dimensio
     said = [record.getMessage() for record in caplog.records]
     late = next(number for number, line in enumerate(said) if "the fit takes about" in line)
     assert said[late + 1].startswith("training in")
-    assert fitted.metrics["latent_dim_curve"] == []
-    assert fitted.metrics["curving"] is None
-    assert len(fitted.metrics["density_candidates"]) < 10
-    assert np.isfinite(fitted.metrics["validation"]["log_density_linearised"])
+    assert fitted.figures.latent_dim_curve == []
+    assert fitted.figures.curving is None
+    assert len(fitted.figures.density_candidates) < 10
+    assert np.isfinite(fitted.figures.validation["log_density_linearised"])
 
 
 def test_in_less_time_fewer_densities_are_tried():
@@ -77,7 +77,7 @@ def test_a_fit_that_is_taken_up_knows_what_was_spent(monkeypatch, tmp_path):
         fit(X, recipe=recipe, run_dir=tmp_path, deadline=first)
     fitted = fit(X, recipe=recipe, run_dir=tmp_path, deadline=second)
     assert 0 < second.earlier <= first.spent()
-    assert fitted.metrics["steps"] == 40
+    assert fitted.figures.steps == 40
     assert len(calls) == 41
 
 

@@ -46,7 +46,7 @@ from isthmus.explorer.page import Page
 from isthmus.model import Model
 from isthmus.networks import convolutional_pair
 from isthmus.recipe import Part
-from isthmus.store import Fitted
+from isthmus.store import Figures, Fitted
 
 
 @pytest.fixture(scope="module")
@@ -432,8 +432,8 @@ def test_every_colour_has_its_key(tables, what):
 
 def test_a_model_that_is_not_trusted_says_so(tables):
     assert page_of(tables)[1].template_variables["untrusted"] is None
-    health = Health((Verdict("reconstruction", "fail", 9.0, 1.0, "Residuals are <large>."),)).as_dict()
-    fitted = dataclasses.replace(tables.fitted, metrics=tables.fitted.metrics | {"health": health})
+    health = Health((Verdict("reconstruction", "fail", 9.0, 1.0, "Residuals are <large>."),))
+    fitted = dataclasses.replace(tables.fitted, figures=tables.fitted.figures.but(health=health))
     _, document = page_of(dataclasses.replace(tables, fitted=fitted))
     assert "Residuals are <large>." in document.template_variables["untrusted"]
 
@@ -442,7 +442,7 @@ def test_a_slider_of_a_convolutional_model_of_784_pixels_answers_in_a_tenth_of_a
     flow = isthmus.FreeFormFlow(*convolutional_pair(784, 16, shape=(1, 28, 28)), 784, 16)
     x = torch.rand(8, 784, dtype=torch.float64)
     model = Model(Ambient(flow, IsotropicNoise(784, 0.5)), Columns.learn(x, heavy_tails=False))
-    fitted = Fitted(model, isthmus.Recipe(), Part(kind="as trained"), Part(kind="isotropic"), {})
+    fitted = Fitted(model, isthmus.Recipe(), Part(kind="as trained"), Part(kind="isotropic"), Figures())
     page, document = page_of(explore(fitted, pd.DataFrame(x.numpy())))
     slider, seconds = widget(document, "sliders").children[0], []
     for value in np.linspace(slider.start, slider.end, 30):

@@ -252,12 +252,12 @@ def test_default_recipe_finds_the_noise_floor_of_the_sine():
 def test_auto_gives_the_fit_of_the_latent_dimension_that_it_chooses():
     x = table(150, 4)
     auto = fit(x, recipe=Recipe.parse("training: {max_steps: 40}"))
-    tried = [record["latent_dim"] for record in auto.metrics["latent_dim_curve"]]
+    tried = [record.latent_dim for record in auto.figures.latent_dim_curve]
     d = auto.model.flow.latent_dim
     assert d in tried
     assert len(tried) > 1
     given = fit(x, recipe=Recipe.parse(f"{{flow: {{latent_dim: {d}}}, training: {{max_steps: 40}}}}"))
-    assert given.metrics["latent_dim_curve"] == []
+    assert given.figures.latent_dim_curve == []
     for one, other in zip(auto.model.parameters(), given.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -272,29 +272,27 @@ def test_auto_gives_the_fit_of_the_latent_dimension_that_it_chooses():
 )
 def test_beta_comes_with_its_reason(objective, steps, reason):
     recipe = Recipe.parse(f"{{flow: {{latent_dim: 1}}, objective: {objective}, training: {{max_steps: {steps}}}}}")
-    metrics = fit(table(80, 3), recipe=recipe).metrics
-    assert re.match(reason, metrics["beta_reason"])
-    if metrics["beta_reason"].startswith("1/"):
-        sigma = float(re.search(r"sigma = (\S+)", metrics["beta_reason"])[1])
-        assert metrics["beta"] == pytest.approx(0.5 / sigma**2, rel=2e-2)
+    figures = fit(table(80, 3), recipe=recipe).figures
+    assert re.match(reason, figures.beta_reason)
+    if figures.beta_reason.startswith("1/"):
+        sigma = float(re.search(r"sigma = (\S+)", figures.beta_reason)[1])
+        assert figures.beta == pytest.approx(0.5 / sigma**2, rel=2e-2)
 
 
 def test_an_objective_without_a_likelihood_has_no_beta():
     recipe = {"flow": {"latent_dim": 1}, "objective": {"kind": "reconstruction"}, "training": {"max_steps": 20}}
-    metrics = fit(table(80, 3), recipe=recipe).metrics
-    assert (metrics["beta"], metrics["beta_reason"]) == (None, None)
+    figures = fit(table(80, 3), recipe=recipe).figures
+    assert (figures.beta, figures.beta_reason) == (None, None)
     with pytest.raises(InputError, match="beta"):
         Recipe.validated({**recipe, "objective": {"kind": "reconstruction", "beta": 3.0}})
-    assert "beta" not in [verdict["name"] for verdict in metrics["health"]["verdicts"]]
+    assert "beta" not in [verdict.name for verdict in figures.health.verdicts]
 
 
 @pytest.mark.parametrize(("n", "warned"), [(12, True), (60, False)])
 def test_rows_that_were_trained_on_are_no_judges(n, warned):
-    health = fit(table(n, 3), recipe=Recipe.parse("{flow: {latent_dim: 1}, training: {max_steps: 10}}")).metrics[
-        "health"
-    ]
-    assert ("rows" in [verdict["name"] for verdict in health["verdicts"]]) == warned
-    assert health["status"] != "ok" or not warned
+    health = fit(table(n, 3), recipe={"flow": {"latent_dim": 1}, "training": {"max_steps": 10}}).figures.health
+    assert ("rows" in [verdict.name for verdict in health.verdicts]) == warned
+    assert health.status != "ok" or not warned
 
 
 @pytest.mark.parametrize(

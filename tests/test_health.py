@@ -384,7 +384,7 @@ def fitted_health(X, fresh, d, **objective):
     rows = (columns.standardise(x.double()) for x in (X, fresh))
     spread = (Rows(columns.spread(u, torch.rand_like(u) - 0.5)) for u in rows)
     surrogate = objective.get("surrogate", "encoder")
-    return examine(fitted.model.density, *spread, beta=fitted.metrics["beta"], surrogate=surrogate)
+    return examine(fitted.model.density, *spread, beta=fitted.figures.beta, surrogate=surrogate)
 
 
 def toy_health(kind, d, **objective):

@@ -375,10 +375,10 @@ def held_out_error(fitted, data, **level):
 def test_a_model_is_used_at_the_lowest_noise_and_the_highest_beta(fitted, sine):
     assert fitted.model.level == pytest.approx({"noise": 0.03, "beta": 100.0})
     assert held_out_error(fitted, sine) == held_out_error(fitted, sine, noise=0.03, beta=100.0)
-    figures = fitted.metrics
-    assert figures["validation"]["reconstruction_mse"] == pytest.approx(held_out_error(fitted, sine), rel=1e-3)
-    assert figures["beta"] == 100
-    assert figures["beta_reason"].startswith("the highest of the range from 0.1 on")
+    figures = fitted.figures
+    assert figures.validation["reconstruction_mse"] == pytest.approx(held_out_error(fitted, sine), rel=1e-3)
+    assert figures.beta == 100
+    assert figures.beta_reason.startswith("the highest of the range from 0.1 on")
 
 
 def test_reconstruction_is_better_the_higher_the_beta_and_the_lower_the_noise(fitted, sine):

@@ -317,8 +317,8 @@ def test_a_recipe_takes_it_from_a_table_to_a_report(kind, tmp_path):
     recipe["training"] = {"max_steps": 10, "validations": 2}
     fitted = fit(frame, recipe=recipe)
     assert rows.measured == fitted.measured
-    assert fitted.metrics["latent_dim"] == rows.dim
-    assert fitted.metrics["beta"] == 100
+    assert fitted.figures.latent_dim == rows.dim
+    assert fitted.figures.beta == 100
     again = load(save(fitted, tmp_path / "model"))
     pd.testing.assert_frame_equal(scoring.score(again, frame), scoring.score(fitted, frame))
     assert np.isfinite(scoring.score(again, frame)["log_density"]).all()

@@ -37,9 +37,7 @@ def fitted_to(frame, target=()):
     training = {"max_steps": 100 if len(frame.columns) == 64 else 30, "validations": 5}
     recipe = isthmus.Recipe().update(flow={"latent_dim": 2}, training=training, refit={"latent": "mixture"})
     fitted = isthmus.fit(*schema.encode(frame), recipe=recipe)
-    return dataclasses.replace(
-        fitted, schema=schema, metrics=fitted.metrics | {"command": f"isthmus fit '{NASTY}.csv'"}
-    )
+    return dataclasses.replace(fitted, schema=schema, figures=fitted.figures.but(command=f"isthmus fit '{NASTY}.csv'"))
 
 
 def digits():
@@ -96,7 +94,7 @@ def pages(models):
         if name not in known:
             frame, table, target, shape = CASES[name]()
             fitted = models(frame, target)
-            commands = [fitted.metrics["command"]]
+            commands = [fitted.figures.command]
             known[name] = Page(render(fitted, table, name=f"my {NASTY}", commands=commands, shape=shape))
         return known[name]
 
@@ -185,7 +183,7 @@ def test_a_page_can_be_read_by_everyone(pages, name):
 @pytest.mark.parametrize("name", CASES)
 def test_the_verdict_comes_first_and_is_that_of_the_fit(pages, models, name):
     frame, _, target, _ = CASES[name]()
-    health = Health.from_dict(models(frame, target).metrics["health"])
+    health = models(frame, target).figures.health
     page = pages(name)
     headline = page.headings[1][1]
     assert page.headings[1][0] == 2
@@ -242,7 +240,7 @@ def test_held_out_rows_are_those_of_the_fit(models):
     frame, fitted = digits()[:300], models(digits()[:300], ())
     evidence = gather(fitted, frame)
     assert (evidence.source, len(evidence.rows.x), len(evidence.learn.x)) == ("held out", 30, 270)
-    expected = fitted.metrics["validation"]
+    expected = fitted.figures.validation
     assert float(evidence.log_density.mean()) == pytest.approx(expected["log_density_linearised"])
     assert gather(fitted, frame.iloc[::-1]).source == "given"  # another order, another split
     together = torch.cat([evidence.rows.x, evidence.learn.x])
@@ -310,7 +308,7 @@ def test_a_page_is_made_of_its_seed_and_leaves_state_and_model_alone(models, pag
     pages("three columns")
     fitted = models(three(), ())
     state, tensors = torch.random.get_rng_state(), {k: v.clone() for k, v in fitted.model.state_dict().items()}
-    command = [fitted.metrics["command"]]
+    command = [fitted.figures.command]
     assert render(fitted, three(), name=f"my {NASTY}", commands=command) == pages("three columns").source
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(v, tensors[k]) for k, v in fitted.model.state_dict().items())
@@ -321,8 +319,8 @@ def test_a_page_is_made_of_its_seed_and_leaves_state_and_model_alone(models, pag
 
 def judged(fitted, *statuses, noticed=()):
     names = list(CHECKS)
-    record = Health(tuple(Verdict(names[i], s, 1.0, 2.0, f"finding {i}") for i, s in enumerate(statuses))).as_dict()
-    return verdicts(dataclasses.replace(fitted, metrics=fitted.metrics | {"health": record}), noticed)
+    health = Health(tuple(Verdict(names[i], s, 1.0, 2.0, f"finding {i}") for i, s in enumerate(statuses)))
+    return verdicts(dataclasses.replace(fitted, figures=fitted.figures.but(health=health)), noticed)
 
 
 @pytest.mark.parametrize("statuses", [("ok", "ok"), ("ok", "warn"), ("warn", "fail", "ok"), ()])
@@ -345,7 +343,7 @@ def test_a_check_says_which_uses_it_concerns(models):
 
 
 def test_every_check_has_a_question(models):
-    names = {v["name"] for v in models(three(), ()).metrics["health"]["verdicts"]}
+    names = {v.name for v in models(three(), ()).figures.health.verdicts}
     assert names <= set(CHECKS)
 
 
@@ -420,8 +418,8 @@ def test_what_happened_in_training_is_marked(models):
     row = {"step": 0.0, "log_density": -3.0, "reconstruction": 1.0, "beta": 1.0}
     log = [row, row | {"step": 1, "log_density": float("nan")}, row | {"step": 2, "beta": 2.0}]
     log.append(row | {"step": 3, "log_density": -9.0, "beta": 2.0})
-    metrics = fitted.metrics | {"best_step": 2, "skipped_steps": 7, "retreats": 2}
-    page = Page(render(dataclasses.replace(fitted, log=log, metrics=metrics)))
+    figures = fitted.figures.but(best_step=2, skipped_steps=7, retreats=2)
+    page = Page(render(dataclasses.replace(fitted, log=log, figures=figures)))
     assert (
         "Marked: not finite at step 1; last change of beta at step 2; largest setback at step 3; weights" in page.words
     )

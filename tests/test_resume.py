@@ -250,18 +250,18 @@ def fitted(run_dir, recipe=RECIPE, **arguments):
 
 
 def figures(one):
-    return {name: value for name, value in one.metrics.items() if "seconds" not in name}
+    return {name: value for name, value in one.figures.plain().items() if "seconds" not in name}
 
 
 def test_a_fit_goes_on_from_wherever_it_was_stopped(monkeypatch, tmp_path):
     """In the trial of curves, in the search for a dimension, in training and in the refit; nothing is decided twice."""
     whole = fitted(None)
-    assert whole.metrics["curving"] is not None
-    assert len(whole.metrics["latent_dim_curve"]) > 1
+    assert whole.figures.curving is not None
+    assert len(whole.figures.latent_dim_curve) > 1
     steps = []
     monkeypatch.setattr(trainee.Trainee, "on_train_batch_start", lambda *_: steps.append(1), raising=False)
     saves_often(monkeypatch, 0.0)
-    assert fitted(tmp_path / "other").metrics["curving"] == whole.metrics["curving"]
+    assert fitted(tmp_path / "other").figures.curving == whole.figures.curving
     needed = len(steps)
     stops = {5, *(int(share * needed) for share in (0.3, 0.5, 0.9))}
     at_call(monkeypatch, (trainee.Trainee, "training_step"), stops)
@@ -347,7 +347,7 @@ def test_the_estimator_goes_on_too(monkeypatch, tmp_path):
     crashes_at(monkeypatch, 50, lambda: estimator.fit(TABLE))
     again = clone(estimator).fit(TABLE)
     assert again.run_dir == tmp_path
-    assert again.fitted_.metrics["steps"] == 60
+    assert again.fitted_.figures.steps == 60
     np.testing.assert_array_equal(
         again.score_samples(TABLE), again.set_params(run_dir=None).fit(TABLE).score_samples(TABLE)
     )
@@ -450,7 +450,7 @@ def test_a_command_goes_on_to_the_same_model(command, monkeypatch, tmp_path):
     assert command(*fit_it[:3], "whole", *fit_it[4:])[0] == 0
     assert weights(tmp_path / "model") == weights(tmp_path / "whole")
     again, whole = (isthmus.load(tmp_path / name) for name in ("model", "whole"))
-    assert again.metrics["command"] == whole.metrics["command"].replace("whole", "model")
+    assert again.figures.command == whole.figures.command.replace("whole", "model")
     assert again.schema == whole.schema
     assert again.recipe == whole.recipe
     assert without_seconds(again.log) == without_seconds(whole.log)

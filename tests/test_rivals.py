@@ -105,24 +105,24 @@ def test_on_the_whole_space_both_densities_are_the_flow_s_own(fits, iris):
 
 
 def test_no_training_keeps_the_start_and_scores_it(fits):
-    metrics = fits["pca"].metrics
-    assert (metrics["steps"], metrics["best_step"]) == (0, 0)
-    assert metrics["validation"]["reconstruction_mse"] > 0
-    assert metrics["latent_dim_curve"] == []
+    figures = fits["pca"].figures
+    assert (figures.steps, figures.best_step) == (0, 0)
+    assert figures.validation["reconstruction_mse"] > 0
+    assert figures.latent_dim_curve == []
 
 
 def test_the_last_weights_are_kept_where_asked_for(iris):
     texts = {
         keep: f"{{flow: {{latent_dim: 2}}, training: {{max_steps: 400, keep: {keep}}}}}" for keep in ("best", "last")
     }
-    found = {keep: fit(iris, recipe=Recipe.parse(text)).metrics for keep, text in texts.items()}
-    assert found["last"]["best_step"] == found["last"]["steps"] - found["last"]["steps"] % 20
-    assert found["best"]["best_step"] < found["last"]["best_step"]
+    found = {keep: fit(iris, recipe=Recipe.parse(text)).figures for keep, text in texts.items()}
+    assert found["last"].best_step == found["last"].steps - found["last"].steps % 20
+    assert found["best"].best_step < found["last"].best_step
 
 
 def test_the_whole_space_has_no_dimension_to_choose(fits):
     assert fits["spline flow"].model.flow.latent_dim == 4
-    assert [v["name"] for v in fits["spline flow"].metrics["health"]["verdicts"]] == [
+    assert [v.name for v in fits["spline flow"].figures.health.verdicts] == [
         "training",
         "codes",
         "samples",

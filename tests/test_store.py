@@ -35,7 +35,7 @@ def assert_equal(one, other, c=None):
     for density in ("linearised", "ambient", "manifold"):
         assert torch.equal(one.model.log_prob(ROWS, c, density=density), other.model.log_prob(ROWS, c, density=density))
     assert (one.recipe, one.latent, one.noise, one.schema) == (other.recipe, other.latent, other.noise, other.schema)
-    assert one.metrics == other.metrics
+    assert one.figures == other.figures
     assert list(one.log) == list(other.log)
 
 

@@ -31,8 +31,8 @@ training: {max_steps: 400}
 columns: {image: [1, 8, 8]}
 """)
 fitted = fit(train, recipe=recipe)
-for verdict in fitted.metrics["health"]["verdicts"]:
-    print(f"{verdict['status']:>4}  {verdict['name']}: {verdict['sentence']}")
+for verdict in fitted.figures.health.verdicts:
+    print(f"{verdict.status:>4}  {verdict.name}: {verdict.sentence}")
 
 # %%
 # Those are checks on digits that training did not see; :doc:`report` explains them. Now the test digits, what the model

@@ -56,9 +56,7 @@ from isthmus import FreeFormFlow, Recipe, fit
 torch.manual_seed(0)
 flow = FreeFormFlow(Net(61, 8), Net(8, 61), data_dim=61, latent_dim=8, context_dim=10)
 fitted = fit(X[:1500], context[:1500], flow=flow, recipe=Recipe.parse("training: {max_steps: 400}"))
-print(
-    fitted.metrics["health"]["status"], [v["name"] for v in fitted.metrics["health"]["verdicts"] if v["status"] != "ok"]
-)
+print(fitted.figures.health.status, [v.name for v in fitted.figures.health.verdicts if v.status != "ok"])
 
 # %%
 # New digits, ten of each kind:

@@ -4,7 +4,7 @@ Reading a report
 
 Every fit ends with checks on rows that training did not use, and a verdict: ``ok``, ``warn`` or ``fail``.
 ``isthmus fit`` prints it and writes ``report.html``, which begins with it and draws what it rests on;
-``isthmus inspect`` shows it again; in Python it is ``fitted.metrics["health"]``. Two reports to look at:
+``isthmus inspect`` shows it again; in Python it is ``fitted.figures.health``. Two reports to look at:
 `handwritten digits <../../report.html>`__, the model of :doc:`images`, drawn as pictures; and `POWER
 <../../power.html>`__, 1.8 million rows of the electric power of a household, with no option set, judged on rows of the
 published test split (``docs/power.py`` has the commands). Causes stand before their symptoms: start with the first that
@@ -92,11 +92,11 @@ X = bunch.data[bunch.target == 1]
 def verdicts(settings):
     """The verdicts of a fit that are not ok."""
     fitted = fit(X, recipe=Recipe.parse(settings))
-    for verdict in fitted.metrics["health"]["verdicts"]:
-        if verdict["status"] != "ok":
-            print(f"{verdict['status']}: {verdict['name']}: {verdict['sentence']}")
-    found = fitted.metrics["validation"]
-    print(f"held-out squared error {found['reconstruction_mse']:.1f}, status {fitted.metrics['health']['status']}")
+    for verdict in fitted.figures.health.verdicts:
+        if verdict.status != "ok":
+            print(f"{verdict.status}: {verdict.name}: {verdict.sentence}")
+    found = fitted.figures.validation
+    print(f"held-out squared error {found['reconstruction_mse']:.1f}, status {fitted.figures.health.status}")
 
 
 verdicts("{flow: {latent_dim: 3}, training: {max_steps: 300}}")

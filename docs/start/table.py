@@ -126,7 +126,7 @@ x = torch.tensor(new[~malignant].to_numpy())
 log_density = fitted.model.log_prob(x)  # nats, one a row
 codes = fitted.model.encode(x)
 rows = fitted.model.sample(1000)
-print(codes.shape, rows.shape, fitted.metrics["health"]["status"])
+print(codes.shape, rows.shape, fitted.figures.health.status)
 
 # %%
 # The two ways to compute the density should agree: the fast one replaces the decoder by its tangent, the other averages

@@ -20,7 +20,6 @@ from isthmus.data.tables import Column, Schema
 from isthmus.data.tables.columns import Role, is_image, named
 from isthmus.data.tables.schema import NOTE
 from isthmus.data.tables.wording import Faults, quoted, reject
-from isthmus.diagnostics import Health
 from isthmus.errors import InputError
 from isthmus.flow import Context, Injection
 from isthmus.matrices import LARGEST
@@ -154,8 +153,7 @@ def untrusted(fitted: Fitted) -> str | None:
         >>> untrusted(fit([[0.0, 0.1], [1.0, 0.9], [2.1, 2.0], [3.0, 3.1]], recipe=recipe)) is None
         True
     """
-    record = fitted.metrics.get("health")
-    failing = Health.from_dict(record).failing if record else ()
+    failing = fitted.figures.health.failing if fitted.figures.health else ()
     reasons = [f"{verdict.name}: {verdict.sentence}" for verdict in failing if verdict.name in _RECONSTRUCTION]
     return "; ".join(reasons) or None
 

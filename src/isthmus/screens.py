@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
+    from isthmus.diagnostics import Health
     from isthmus.store import Fitted
 
 __all__ = [
@@ -46,9 +47,9 @@ def description(folder: Path, fitted: "Fitted") -> dict[str, Any]:
     from isthmus.flow import Injection
 
     model, schema, config = fitted.model, fitted.schema, json.loads((folder / "config.json").read_text())
-    figures = {name: fitted.metrics.get(name) for name in _FIGURES}
-    if None in figures.values():
-        raise InputError(f"expected {', '.join(figures)} in {folder / 'metrics.json'}; got less; the model is damaged")
+    figures = fitted.figures.plain()
+    if not figures.keys() >= set(_FIGURES):
+        raise InputError(f"expected {', '.join(_FIGURES)} in {folder / 'metrics.json'}; got less; the model is damaged")
     number = {f"c{i}": "number" for i in range(model.columns.mean.shape[0])}
     return {
         "model": str(folder),
@@ -60,10 +61,9 @@ def description(folder: Path, fitted: "Fitted") -> dict[str, Any]:
         "custom": fitted.custom,
         "latent": fitted.latent.model_dump(),
         "noise": None if fitted.noise is None else fitted.noise.model_dump(),
-        **{name: fitted.metrics.get(name) for name in ("beta", "beta_reason")},
-        **figures,
-        "heavy_tailed": fitted.metrics.get("heavy_tailed", []),
-        "health": fitted.metrics.get("health"),
+        **{name: figures.get(name) for name in ("beta", "beta_reason", *_FIGURES)},
+        "heavy_tailed": figures.get("heavy_tailed", []),
+        "health": figures.get("health"),
         "columns": {c.name: _kind(c) for c in schema.columns} if schema else number,
         "recipe": fitted.recipe.model_dump(mode="json"),
         "versions": config["versions"],
@@ -129,21 +129,23 @@ def print_rows(rows: Sequence[Line]) -> None:
 
 def of_description(record: Mapping[str, Any]) -> list[Line]:
     """Return what `inspect` shows of a model, from its `description`."""
+    from isthmus.diagnostics import Health
+
     context = f"given {record['context_dim']} context features" if record["context_dim"] else ""
     others = dict(record["versions"])
     own = others.pop("isthmus", "")
-    curved = record["heavy_tailed"]
+    curved, curve = record["heavy_tailed"], [tried["latent_dim"] for tried in record["latent_dim_curve"]]
     return [
         ("model", record["model"], "with modules of its own" if record["custom"] else ""),
         ("dimensions", _dimensions(record["data_dim"], record["latent_dim"]), context),
-        *([("latent dimension", str(record["latent_dim"]), _tried(record))] if record["latent_dim_curve"] else []),
+        *([("latent dimension", str(record["latent_dim"]), _tried(curve))] if curve else []),
         ("latent density", _part(record["latent"]), ""),
         *([("noise", _part(record["noise"]), "")] if record["noise"] else []),
-        *_beta(record),
+        *_beta(record["beta"], record["beta_reason"]),
         *((f"{name} told", f"{value:.4g}", "to the networks, of a range") for name, value in record["level"].items()),
         *_held_out(record["validation"]),
         _measure(record["measure"]),
-        *_health(record),
+        *_health(record["health"] and Health.from_dict(record["health"])),
         ("columns", f"{len(record['columns']):,}", ""),
         *_by_kind(record["columns"]),
         *([("  heavy-tailed", f"{len(curved):,}", "prepared by a curve")] if curved else []),
@@ -151,42 +153,39 @@ def of_description(record: Mapping[str, Any]) -> list[Line]:
     ]
 
 
-def _tried(figures: Mapping[str, Any], *, estimated: bool = False) -> str:
+def _tried(curve: Sequence[int], *, estimated: bool = False) -> str:
     """Say of which latent dimensions this one was chosen."""
-    tried = [str(record["latent_dim"]) for record in figures.get("latent_dim_curve") or []]
-    if tried:
-        return f"the fewest that held-out rows ask for, of {', '.join(tried)}"
+    if curve:
+        return f"the fewest that held-out rows ask for, of {', '.join(map(str, curve))}"
     return "as near neighbours have it, there was no time to try others" if estimated else "as given"
 
 
 def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
     """Return what `fit` shows of a finished fit of a table with so many columns."""
-    figures, D = fitted.metrics, fitted.model.flow.data_dim
+    figures, D = fitted.figures, fitted.model.flow.data_dim
     estimated = fitted.recipe.flow.latent_dim == "auto" and fitted.noise is not None
-    latent_dim = str(figures["latent_dim"])
+    d, curve = figures.latent_dim, [tried.latent_dim for tried in figures.latent_dim_curve or ()]
     return [
         ("columns", f"{n_columns:,}", "" if n_columns == D else f"{D:,} numbers enter the flow"),
-        *([("latent dimension", latent_dim, _tried(figures, estimated=estimated))] if figures["latent_dim"] else []),
-        *_beta(figures),
-        ("seconds", f"{figures['seconds']:.1f}", f"{figures['steps']:,} steps"),
-        *_held_out(figures["validation"]),
+        *([("latent dimension", str(d), _tried(curve, estimated=estimated))] if d else []),
+        *_beta(figures.beta, figures.beta_reason),
+        ("seconds", f"{figures.seconds:.1f}", f"{figures.steps:,} steps"),
+        *_held_out(figures.validation),
         _measure(fitted.measured),
-        *_health(figures),
+        *_health(figures.health),
     ]
 
 
-def _health(figures: Mapping[str, Any]) -> list[Line]:
+def _health(health: "Health | None") -> list[Line]:
     """Return the worst verdict, and the names of what is not ok."""
-    if not figures.get("health"):
+    if health is None:
         return []
-    verdicts = figures["health"]["verdicts"]
-    names = [verdict["name"] for verdict in verdicts if verdict["status"] != "ok"]
-    return [("health", figures["health"]["status"], ", ".join(names) or f"{len(verdicts)} checks on held-out rows")]
+    names = [verdict.name for verdict in health.verdicts if verdict.status != "ok"]
+    return [("health", health.status, ", ".join(names) or f"{len(health.verdicts)} checks on held-out rows")]
 
 
-def _beta(figures: Mapping[str, Any]) -> list[Line]:
-    told = figures.get("beta") is not None and figures.get("beta_reason")
-    return [("beta", f"{figures['beta']:.4g}", figures["beta_reason"])] if told else []
+def _beta(beta: float | None, reason: str | None) -> list[Line]:
+    return [] if beta is None or reason is None else [("beta", f"{beta:.4g}", reason)]
 
 
 def _measure(measured: str) -> Line:

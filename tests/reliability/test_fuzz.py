@@ -51,7 +51,6 @@ def models(tmp_path_factory):
             recipe = recipe.update(flow={"latent_dim": len(schema.features)})
         fitted = fit(schema.encode(frame)[0], recipe=recipe)
         (folder / name).mkdir()
-        fitted.metrics.pop("table", None)
         save(_with(fitted, schema), folder / name / "model")
         frame.iloc[:1].to_json(folder / name / "row.json", orient="table")
     (folder / "old").mkdir()

@@ -230,7 +230,7 @@ def digest(name):
     if name == "default density":
         figures = {k: v for k, v in scoring.evaluate(fitted, frame).items() if k != "seconds"}
         hash.update(json.dumps(figures).encode())
-    figures = {k: v for k, v in fitted.metrics.items() if "seconds" not in k}
+    figures = {k: v for k, v in fitted.figures.plain().items() if "seconds" not in k}
     hash.update(json.dumps(figures).encode())
     return hash.hexdigest()
 print(json.dumps({name: [digest(name) for _ in range(2)] for name in sys.argv[1:]}))

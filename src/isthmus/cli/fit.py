@@ -1,6 +1,7 @@
 """`isthmus fit`: a model from a table, by way of a folder from which an interrupted fit goes on."""
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -243,15 +244,16 @@ def _go_on(run_dir: Path, *, as_json: bool, new: bool, force: bool, started: flo
             _write_pages(fitted, frame, folder, deadline)
     if as_json:
         keys = ("seconds", "steps", "latent_dim", "beta", "validation", "health")
-        screens.print_json({"model": str(folder), **{key: fitted.metrics[key] for key in keys}})
+        figures = fitted.figures.plain()
+        screens.print_json({"model": str(folder), **{key: figures[key] for key in keys}})
     else:
         about = "report.html in it says whether to trust it" if reported else ""
-        stream = fitted.metrics.get("stream", {"rows": len(frame)})
-        remark = f"of which {len(frame):,} were sampled to choose by" if "sampled" in stream else ""
-        rows = ("rows", f"{stream['rows']:,}", remark)
+        stream = fitted.figures.stream
+        remark = f"of which {len(frame):,} were sampled to choose by" if stream else ""
+        rows = ("rows", f"{stream.rows if stream else len(frame):,}", remark)
         screens.print_rows([("model", str(folder), about), rows, *screens.of_fit(fitted, frame.shape[1])])
-        verdicts = fitted.metrics["health"]["verdicts"]
-        say(*(f"isthmus: {v['status']}: {v['sentence']}" for v in verdicts if v["status"] != "ok"))
+        verdicts = fitted.figures.health.verdicts
+        say(*(f"isthmus: {v.status}: {v.sentence}" for v in verdicts if v.status != "ok"))
 
 
 def _write_pages(fitted: "Fitted", frame: Any, folder: Path, deadline: "Deadline") -> None:
@@ -296,7 +298,8 @@ def _fitted(
         given = _names(command.given, list(rows.columns))
     bar = sys.stderr.isatty() and not as_json and not QUIET.get()
     fitted = fit_rows(rows, given=given, recipe=recipe, progress=bar, run_dir=run_dir, deadline=deadline)
-    fitted.metrics["command"] = f"isthmus {shlex.join(command.arguments)}"
+    figures = fitted.figures.but(command=f"isthmus {shlex.join(command.arguments)}")
+    fitted = dataclasses.replace(fitted, figures=figures)
     return fitted, rows.schema.decode(rows.X, rows.C) if isinstance(rows, Stream) else rows
 
 

@@ -11,8 +11,8 @@ a `Health`: verdicts, causes before symptoms, each with one sentence on what is 
 | `geometry` | residuals against that floor, `f'` against the pseudo-inverse of `g'`, singular values, curvature |
 | `likelihood` | codes, samples and densities against what the model claims; the surrogate's gradient |
 
-A new diagnostic is a function and a record in one of these, a field of `Measurements`, an entry of `LIMITS` with the
-measured reason, and a line in `judge`.
+A new diagnostic is a function and a record in one of these, a property of `Measurements`, an entry of `LIMITS` with the
+measured reason, and one of `CHECKS` in `judging`, which says what kind of density or flow it asks for.
 """
 
 from isthmus.diagnostics.dimension import FlatPieces, correlation_dimension, flat_pieces, intrinsic_dimension
@@ -42,7 +42,7 @@ from isthmus.diagnostics.likelihood import (
     samples,
     two_sample,
 )
-from isthmus.diagnostics.measuring import Measurements, measure
+from isthmus.diagnostics.measuring import Measurements
 
 __all__ = [
     "LIMITS",
@@ -71,7 +71,6 @@ __all__ = [
     "gradient_quality",
     "intrinsic_dimension",
     "judge",
-    "measure",
     "pseudo_inverse",
     "reconstruction",
     "samples",

@@ -9,7 +9,7 @@ pathology" is that Gaussian with the on-manifold surrogate at beta 1 and 5.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,20 +17,15 @@ import torch
 from isthmus.density import Ambient, Density
 from isthmus.diagnostics.health import STATUSES, Health, Status, Verdict
 from isthmus.diagnostics.likelihood import (
-    Codes,
     Generalisation,
     GradientQuality,
-    Samples,
     TwoSample,
-    codes,
-    generalisation,
-    samples,
 )
-from isthmus.diagnostics.measuring import Measurements, measure, prepared
-from isthmus.flow import Injection, in_double
+from isthmus.diagnostics.measuring import Measurements
+from isthmus.flow import Flow, Injection, LearnedManifold, in_double
 from isthmus.rows import Rows
 
-__all__ = ["LIMITS", "Limits", "examine", "judge", "steadiness"]
+__all__ = ["CHECKS", "LIMITS", "Check", "Limits", "examine", "judge", "steadiness"]
 
 _FEWEST_ROWS = 5  # held out; with fewer nothing is said
 _FEW_ROWS = 50  # held out; with fewer, tests between samples only warn
@@ -131,13 +126,10 @@ def examine(
     n = min(len(train), len(held_out))
     if n < _FEWEST_ROWS:
         return Health((Verdict("rows", "warn", n, _FEWEST_ROWS, f"{n} rows are too few to say anything; give more"),))
-    inside, outside = prepared(train), prepared(held_out)
-    if bad := _not_finite(density, outside):
+    found = Measurements(density, train, held_out, beta, surrogate, seed)
+    if bad := _not_finite(density, found.outside):
         return Health((bad,))
-    if isinstance(density, Ambient):
-        found = measure(density, train, held_out, surrogate=surrogate, seed=seed)
-        return Health(judge(found, beta=beta, surrogate=surrogate))
-    return Health(tuple(_own_law(density, inside, outside, seed)))
+    return Health(judge(found))
 
 
 @torch.no_grad()
@@ -178,35 +170,32 @@ def steadiness(steps: int, skipped: int, retreats: int) -> Verdict:
     return _verdict("training", finding, advice, (skipped / max(1, steps), LIMITS["training"]))
 
 
-def judge(found: Measurements, *, beta: float | None, surrogate: str | None) -> tuple[Verdict, ...]:
-    """Hold measurements against `LIMITS`, causes before symptoms.
+def judge(found: Measurements) -> tuple[Verdict, ...]:
+    """Hold measurements against `LIMITS`, causes before symptoms, as far as `CHECKS` apply.
 
     Args:
-        found: what `measure` returned.
-        beta: weight of the squared reconstruction error, or None.
-        surrogate: a key of `isthmus.volume.ESTIMATORS`, or None.
+        found: of a fit.
 
     Returns:
         The verdicts.
     """
+    kinds = found.density, found.flow
+    judged = (check.judge(found) for check in CHECKS.values() if any(isinstance(kind, check.needs) for kind in kinds))
+    return tuple(verdict for verdict in judged if verdict is not None)
+
+
+def _safe_beta(found: Measurements) -> float:
+    """Return 1/(2 sigma^2), above which nothing is gained by reconstructing worse than the noise floor.
+
+    Where d is too small the noise floor of flat pieces is not the noise: the model's own residual is taken.
+    """
     dimension = _latent_dim(found)
-    # Where d is too small the noise floor of flat pieces is not the noise: beta is held against the model's own.
-    wrong_dimension = dimension is not None and dimension.status == "fail"
-    floor = found.reconstruction.held_out if wrong_dimension else found.reconstruction.floor
-    safe = 0.5 / floor
-    weight = None if beta is None else _beta(found, beta, safe)
-    optional = (dimension, _curvature(found, beta, safe, surrogate), weight)
-    causes = tuple(verdict for verdict in optional if verdict is not None)
-    return (
-        *causes,
-        _reconstruction(found, explained=any(verdict.status == "fail" for verdict in causes)),
-        *_consistency(found, surrogate),
-        *_laws(found),
-    )
+    wrong = dimension is not None and dimension.status == "fail"
+    return 0.5 / (found.reconstruction.held_out if wrong else found.reconstruction.floor)
 
 
 def _latent_dim(found: Measurements) -> Verdict | None:
-    d = found.latent_dim
+    d = found.flow.latent_dim
     if math.isnan(found.dimension):
         return None
     gain = found.reconstruction.held_out > _GAIN * found.noise
@@ -216,18 +205,21 @@ def _latent_dim(found: Measurements) -> Verdict | None:
     return _verdict("latent_dim", finding, advice, measured, most="fail" if gain else "warn")
 
 
-def _beta(found: Measurements, beta: float, safe: float) -> Verdict:
-    share, limits = beta / safe, LIMITS["beta"]
-    finding = f"beta is {beta:.3g}, {share:.2g} times the noise floor's 1/(2 sigma^2)"
+def _beta(found: Measurements) -> Verdict | None:
+    if found.beta is None:
+        return None
+    safe = _safe_beta(found)
+    share, limits = found.beta / safe, LIMITS["beta"]
+    finding = f"beta is {found.beta:.3g}, {share:.2g} times the noise floor's 1/(2 sigma^2)"
     if _blurred(found):
         limits = Limits(limits.warn, limits.warn)
     return _verdict("beta", finding, f"raise it to about {safe:.2g}", (share, limits))
 
 
-def _curvature(found: Measurements, beta: float | None, safe: float, surrogate: str | None) -> Verdict:
-    curved = found.curvature
-    share = 0.0 if beta is None else beta / safe
-    if surrogate == _ON_MANIFOLD and (share < 1 or _blurred(found)):
+def _curvature(found: Measurements) -> Verdict:
+    curved, safe = found.curvature, _safe_beta(found)
+    share = 0.0 if found.beta is None else found.beta / safe
+    if found.surrogate == _ON_MANIFOLD and (share < 1 or _blurred(found)):
         finding = "the on-manifold surrogate pays for curvature without bound, until the data project onto few points"
         advice = f"use surrogate 'encoder', or beta above {safe:.2g}"
         measured = (share, Limits(1, 1)) if share < 1 else (_excess(found), LIMITS["reconstruction"])
@@ -250,27 +242,33 @@ def _blurred(found: Measurements) -> bool:
     return LIMITS["reconstruction"].status(_excess(found)) == "fail"
 
 
-def _reconstruction(found: Measurements, *, explained: bool) -> Verdict:
-    fit = found.reconstruction
+def _reconstruction(found: Measurements) -> Verdict:
+    fit, causes = found.reconstruction, (_latent_dim(found), _curvature(found), _beta(found))
+    explained = any(verdict is not None and verdict.status == "fail" for verdict in causes)
     finding = f"held-out residuals are {fit.excess:.2g} times the noise floor, {fit.unexplained:.2g} of the variance"
     advice = "follow the advice above" if explained else "train longer or with wider networks, or raise latent_dim"
     return _verdict("reconstruction", finding, advice, (_excess(found), LIMITS["reconstruction"]))
 
 
-def _consistency(found: Measurements, surrogate: str | None) -> Iterator[Verdict]:
-    pair, d = found.pseudo_inverse, found.latent_dim
+def _pseudo_inverse(found: Measurements) -> Verdict:
+    pair = found.pseudo_inverse
     finding = f"the encoder is off the decoder's pseudo-inverse by {pair.gap:.0%}, tr(f'g')/d is {pair.trace:.2f}"
-    yield _verdict("pseudo_inverse", finding, "raise beta or train longer", (pair.gap, LIMITS["pseudo_inverse"]))
-    if found.gradient is not None:
-        cosine = _cosine(found.gradient, surrogate)
-        finding = f"the surrogate's gradient has cosine {cosine:.2f} with the exact one"
-        yield _verdict(
-            "gradient", finding, "it does not follow the likelihood: raise beta", (cosine, LIMITS["gradient"])
-        )
-    above = found.spectrum.above_noise
+    return _verdict("pseudo_inverse", finding, "raise beta or train longer", (pair.gap, LIMITS["pseudo_inverse"]))
+
+
+def _gradient(found: Measurements) -> Verdict | None:
+    if found.surrogate is None:
+        return None
+    cosine = _cosine(found.gradient, found.surrogate)
+    finding = f"the surrogate's gradient has cosine {cosine:.2f} with the exact one"
+    return _verdict("gradient", finding, "it does not follow the likelihood: raise beta", (cosine, LIMITS["gradient"]))
+
+
+def _spectrum(found: Measurements) -> Verdict:
+    above, d = found.spectrum.above_noise, found.flow.latent_dim
     finding = f"{above:.3g} of {d} latent directions stand out of the noise"
     advice = f"lower latent_dim to about {max(1, round(above))}"
-    yield _verdict("spectrum", finding, advice, (1 - above / d, LIMITS["spectrum"]))
+    return _verdict("spectrum", finding, advice, (1 - above / d, LIMITS["spectrum"]))
 
 
 def _cosine(quality: GradientQuality, surrogate: str | None) -> float:
@@ -280,34 +278,22 @@ def _cosine(quality: GradientQuality, surrogate: str | None) -> float:
     return quality.decoder if surrogate in _DECODER_SIDE else quality.encoder
 
 
-def _own_law(density: Density, inside: Rows, outside: Rows, seed: int) -> Iterator[Verdict]:
-    """Judge a flow whose law is one of rows: whether codes, samples and held-out rows follow the same law."""
-    most: Status = "warn" if len(outside) < _FEW_ROWS else "fail"
-    if isinstance(density.flow, Injection):
-        yield _codes(codes(density.flow, outside.x, outside.c, seed=seed), most)
-    yield _samples(samples(density, inside, outside, seed=seed), most)
-    gap = generalisation(density, inside, outside)
-    finding, excess = _gap(gap, density.flow.data_dim)
-    yield _verdict("generalisation", finding, _MORE_ROWS, (excess, LIMITS["generalisation"]))
-
-
-def _laws(found: Measurements) -> Iterator[Verdict]:
-    most: Status = "warn" if found.held_out_rows < _FEW_ROWS else "fail"
-    yield _codes(found.codes, most)
-    yield _samples(found.samples, most)
-    yield _generalisation(found)
+def _density(found: Measurements) -> Verdict:
     density = found.agreement
     finding = f"linearised and importance-sampled log densities differ by {density.spread:.2g} nats a row"
     advice = f"report the importance-sampled one; the linearised is off by {density.bias:+.2g}"
-    yield _verdict("density", finding, advice, (density.spread / found.latent_dim, LIMITS["density"]))
+    return _verdict("density", finding, advice, (density.spread / found.flow.latent_dim, LIMITS["density"]))
 
 
 def _generalisation(found: Measurements) -> Verdict:
-    fit = found.reconstruction
-    ratio = fit.train / max(fit.held_out, 1e-300)
-    finding, excess = _gap(found.generalisation, found.data_dim)
-    measured = (excess, LIMITS["generalisation"]), (ratio, LIMITS["residuals"])
-    return _verdict("generalisation", f"{finding}, their residuals {ratio:.2g} times as large", _MORE_ROWS, *measured)
+    finding, excess = _gap(found.generalisation, found.flow.data_dim)
+    measured = [(excess, LIMITS["generalisation"])]
+    if isinstance(found.flow, LearnedManifold):
+        fit = found.reconstruction
+        ratio = fit.train / max(fit.held_out, 1e-300)
+        finding = f"{finding}, their residuals {ratio:.2g} times as large"
+        measured.append((ratio, LIMITS["residuals"]))
+    return _verdict("generalisation", finding, _MORE_ROWS, *measured)
 
 
 def _gap(found: Generalisation, data_dim: int) -> tuple[str, float]:
@@ -320,20 +306,28 @@ def _significant(test: TwoSample) -> float:
     return test.share if test.p_value <= _P_VALUE else 0.0
 
 
-def _codes(law: Codes, most: Status) -> Verdict:
+def _at_worst(found: Measurements) -> Status:
+    """Return how bad a test between samples may be called: with few rows it only warns."""
+    return "warn" if len(found.outside) < _FEW_ROWS else "fail"
+
+
+def _codes(found: Measurements) -> Verdict:
+    law = found.codes
     finding = f"codes are off the latent density by {max(0.0, law.energy.share):.1%} in energy distance"
     measured = (_significant(law.energy), LIMITS["codes"]), (law.scale, LIMITS["code_scale"])
-    return _verdict("codes", finding, "refit the latent density", *measured, most=most)
+    return _verdict("codes", finding, "refit the latent density", *measured, most=_at_worst(found))
 
 
-def _samples(law: Samples, most: Status) -> Verdict:
+def _samples(found: Measurements) -> Verdict:
+    law = found.samples
     finding = (
         f"samples are off held-out rows by {max(0.0, law.energy.share):.1%} in energy distance, and {law.nearest:.2f} "
         "times as far from training rows"
     )
     nearest = 1.0 if math.isnan(law.nearest) else law.nearest
     measured = (_significant(law.energy), LIMITS["samples"]), (nearest, LIMITS["nearest"])
-    return _verdict("samples", finding, "look at reconstruction and latent_dim before using them", *measured, most=most)
+    advice = "look at reconstruction and latent_dim before using them"
+    return _verdict("samples", finding, advice, *measured, most=_at_worst(found))
 
 
 def _verdict(name: str, finding: str, advice: str, *measured: tuple[float, Limits], most: Status = "fail") -> Verdict:
@@ -343,3 +337,26 @@ def _verdict(name: str, finding: str, advice: str, *measured: tuple[float, Limit
     status = min(reached, most, key=STATUSES.index)
     sentence = finding if status == "ok" else f"{finding}; {advice}"
     return Verdict(name, status, value, limits.fail if reached == "fail" else limits.warn, sentence)
+
+
+class Check(NamedTuple):
+    """A diagnostic, and what it asks for: a kind of density or of flow."""
+
+    needs: type[Density] | type[Flow]
+    judge: Callable[[Measurements], Verdict | None]
+
+
+CHECKS: dict[str, Check] = {
+    "latent_dim": Check(Ambient, _latent_dim),
+    "curvature": Check(Ambient, _curvature),
+    "beta": Check(Ambient, _beta),
+    "reconstruction": Check(Ambient, _reconstruction),
+    "pseudo_inverse": Check(Ambient, _pseudo_inverse),
+    "gradient": Check(Ambient, _gradient),
+    "spectrum": Check(Ambient, _spectrum),
+    "codes": Check(Injection, _codes),
+    "samples": Check(Flow, _samples),
+    "generalisation": Check(Flow, _generalisation),
+    "density": Check(Ambient, _density),
+}
+"""Name -> check, causes before symptoms."""

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 
-from isthmus.density import Ambient
 from isthmus.diagnostics.dimension import FlatPieces, correlation_dimension, flat_pieces
 from isthmus.diagnostics.geometry import (
     Curvature,
@@ -31,73 +32,109 @@ from isthmus.diagnostics.likelihood import (
 )
 from isthmus.rows import Rows
 
-__all__ = ["Measurements", "measure", "prepared"]
+__all__ = ["Measurements", "prepared"]
 
 _ROWS = 1_000
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that `examine` judges; None where it does not apply."""
+    """Every diagnostic of one fit, measured when it is first asked for, on at most 1,000 rows of a kind.
 
-    data_dim: int
-    latent_dim: int
-    held_out_rows: int
-    pieces: FlatPieces
-    noise: float
-    dimension: float
-    reconstruction: Reconstruction
-    pseudo_inverse: PseudoInverse
-    spectrum: Spectrum
-    curvature: Curvature
-    codes: Codes
-    samples: Samples
-    generalisation: Generalisation
-    agreement: Agreement
-    gradient: GradientQuality | None
-
-
-def measure(ambient: Ambient, train: Rows, held_out: Rows, *, surrogate: str | None, seed: int = 0) -> Measurements:
-    """Run every diagnostic; see `examine`, which judges the result.
-
-    Args:
-        ambient: flow and noise in float64.
-        train: the rows that it was fitted to.
-        held_out: other rows.
-        surrogate: a key of `isthmus.volume.ESTIMATORS`, or None.
+    Attributes:
+        density: of prepared rows, in float64.
+        train: the rows that it was fitted to, as they were trained on: integer columns spread.
+        held_out: other rows, likewise.
+        beta: weight of the squared reconstruction error at the end of training, None if there was none.
+        surrogate: a key of `isthmus.volume.ESTIMATORS`, None if no surrogate was used.
         seed: of everything that is drawn.
-
-    Returns:
-        The measurements.
     """
-    flow = ambient.flow
-    inside, outside = prepared(train), prepared(held_out)
-    every = train.x.to(torch.float64)
-    most = min(flow.data_dim, 2 * flow.latent_dim)
-    pieces = flat_pieces(every, outside.x, most, seed=seed)
-    # The noise of pieces of twice the dimension is near the truth even where d is too small by half.
-    noise = pieces.variance(min(2 * flow.latent_dim, max(flow.latent_dim, flow.data_dim - 1)))
-    fit = reconstruction(flow, inside, outside, pieces)
-    sigma = fit.held_out**0.5
-    x, c = outside.x, outside.c
-    return Measurements(
-        data_dim=flow.data_dim,
-        latent_dim=flow.latent_dim,
-        held_out_rows=len(x),
-        pieces=pieces,
-        noise=noise,
-        # what depends on a context may vary in more directions than d
-        dimension=correlation_dimension(every, noise) if c is None else math.nan,
-        reconstruction=fit,
-        pseudo_inverse=pseudo_inverse(flow, x, c),
-        spectrum=spectrum(flow, x, c, sigma=sigma),
-        curvature=curvature(flow, x, c, sigma=sigma),
-        codes=codes(flow, x, c, seed=seed),
-        samples=samples(ambient, inside, outside, seed=seed),
-        generalisation=generalisation(ambient, inside, outside),
-        agreement=agreement(ambient, x, c, seed=seed),
-        gradient=None if surrogate is None else gradient_quality(flow, x, c, surrogate=surrogate, seed=seed),
-    )
+
+    density: Any
+    train: Rows
+    held_out: Rows
+    beta: float | None = None
+    surrogate: str | None = None
+    seed: int = 0
+
+    @property
+    def flow(self) -> Any:
+        """The law that is examined."""
+        return self.density.flow
+
+    @cached_property
+    def inside(self) -> Rows:
+        """Rows that it was fitted to."""
+        return prepared(self.train)
+
+    @cached_property
+    def outside(self) -> Rows:
+        """Rows that it was not fitted to."""
+        return prepared(self.held_out)
+
+    @cached_property
+    def pieces(self) -> FlatPieces:
+        """Flat pieces of up to twice as many dimensions as the codes have."""
+        most = min(self.flow.data_dim, 2 * self.flow.latent_dim)
+        return flat_pieces(self.train.x.to(torch.float64), self.outside.x, most, seed=self.seed)
+
+    @cached_property
+    def noise(self) -> float:
+        """The variance off pieces of twice the dimension: near the truth even where d is too small by half."""
+        d, D = self.flow.latent_dim, self.flow.data_dim
+        return self.pieces.variance(min(2 * d, max(d, D - 1)))
+
+    @cached_property
+    def dimension(self) -> float:
+        """The correlation dimension; NaN with a context, as rows may then vary in more directions than d."""
+        every = self.train.x.to(torch.float64)
+        return math.nan if self.outside.c is not None else correlation_dimension(every, self.noise)
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        """Residuals beside the noise floor."""
+        return reconstruction(self.flow, self.inside, self.outside, self.pieces)
+
+    @cached_property
+    def pseudo_inverse(self) -> PseudoInverse:
+        """How far the encoder is off the decoder's pseudo-inverse."""
+        return pseudo_inverse(self.flow, self.outside.x, self.outside.c)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """The extents of the manifold beside the noise."""
+        return spectrum(self.flow, self.outside.x, self.outside.c, sigma=self.reconstruction.held_out**0.5)
+
+    @cached_property
+    def curvature(self) -> Curvature:
+        """How fast the manifold turns."""
+        return curvature(self.flow, self.outside.x, self.outside.c, sigma=self.reconstruction.held_out**0.5)
+
+    @cached_property
+    def gradient(self) -> GradientQuality:
+        """Cosines of the surrogate's gradient with the exact ones."""
+        options: dict[str, Any] = {"surrogate": self.surrogate, "seed": self.seed}
+        return gradient_quality(self.flow, self.outside.x, self.outside.c, **options)
+
+    @cached_property
+    def codes(self) -> Codes:
+        """Codes beside draws from their density."""
+        return codes(self.flow, self.outside.x, self.outside.c, seed=self.seed)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """Samples beside held-out rows."""
+        return samples(self.density, self.inside, self.outside, seed=self.seed)
+
+    @cached_property
+    def generalisation(self) -> Generalisation:
+        """Log densities of training rows beside those of held-out rows."""
+        return generalisation(self.density, self.inside, self.outside)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """The linearised log density beside the importance-sampled one."""
+        return agreement(self.density, self.outside.x, self.outside.c, seed=self.seed)
 
 
 def prepared(rows: Rows) -> Rows:

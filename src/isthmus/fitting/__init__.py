@@ -35,7 +35,7 @@ from isthmus.recipe import Part, Recipe, TrainingRecipe
 from isthmus.refit import Refit, refit_density
 from isthmus.rows import Rows
 from isthmus.runs import digest, finish_run, note_spent, open_run, remembered, spent_before, weights_of
-from isthmus.store import Fitted, versions
+from isthmus.store import Figures, Fitted, versions
 from isthmus.supports import SUPPORTS, Euclidean
 from isthmus.sweep import judges, short_fit, start_latent_dim, sweep_latent_dim
 from isthmus.training import History, LongRows, Split, single_thread, train
@@ -140,10 +140,11 @@ def fit(
         model = Model(refit.density, columns, context_columns, recipe.build_levels())
         figures = _figures(model, history, refit, _checked(data, deadline.until(CHECKS)), recipe)
     figures |= {"latent_dim_curve": list(curve), "curving": curving} | table.figures(weighted=sample_weight is not None)
-    figures["seconds"] = time.monotonic() - started + history.earlier
+    figures |= {"seconds": time.monotonic() - started + history.earlier}
     if run_dir is not None:
         finish_run(run_dir)
-    return Fitted(model, recipe, refit.latent, refit.noise, figures, history.rows, schema, custom=custom)
+    told = Figures.model_validate(figures)
+    return Fitted(model, recipe, refit.latent, refit.noise, told, history.rows, schema, custom=custom)
 
 
 def _trained(
@@ -183,8 +184,8 @@ def rows_again(fitted: Fitted, X: ArrayLike | Tensor, context: ArrayLike | Tenso
         >>> [len(rows.x) for rows in rows_again(fitted, X)]
         [27, 3]
     """
-    table, model = Table.of(X, context, None, merge="stream" not in fitted.metrics), fitted.model
-    if fitted.metrics.get("table") != fingerprint(*table.given):
+    table, model = Table.of(X, context, None, merge=fitted.figures.stream is None), fitted.model
+    if (known := fitted.figures.table) is None or known.plain() != fingerprint(*table.given):
         raise InputError("expected the table of the fit, its rows in the same order; got another; give that one")
     data = _split(table, model.columns, model.context_columns, fitted.recipe)
     return data.drawn, data.held_out
@@ -533,7 +534,7 @@ def _figures(model: Model, history: History, refit: Refit, data: Split, recipe: 
             **{f"log_density_{name}": value for name, value in _held_out_means(model, x, c).items()},
         },
         "density_candidates": list(refit.candidates),
-        "health": _health(refit.density, data, history, recipe).as_dict(),
+        "health": _health(refit.density, data, history, recipe),
     }
 
 

@@ -142,7 +142,7 @@ def write(
         InputError: the table does not suit the model, or the file cannot be written.
     """
     _check_file(output)
-    commands = [fitted.metrics.get("command"), f"isthmus {shlex.join(arguments)}" if arguments else None]
+    commands = [fitted.figures.command, f"isthmus {shlex.join(arguments)}" if arguments else None]
     page = render(
         fitted,
         frame,

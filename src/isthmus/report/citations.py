@@ -35,18 +35,18 @@ def citations(fitted: Fitted, evidence: Evidence, *, baselines: bool) -> list[st
     """
     recipe, model = fitted.recipe, fitted.model
     part = recipe.flow.latent if fitted.latent.kind == "as trained" else fitted.latent
-    tested = evidence.samples is not None or bool(fitted.metrics.get("health"))
-    mixture = fitted.latent.kind in ("mixture", "mixtures") or len(fitted.metrics.get("density_candidates", [])) > 1
+    tested = evidence.samples is not None or bool(fitted.figures.health)
+    mixture = fitted.latent.kind in ("mixture", "mixtures") or len(fitted.figures.density_candidates or ()) > 1
     rest = {
         "kim2020": model.levels.noise is not None,
         "dosovitskiy2020": model.levels.beta is not None,
         "johnson1949": bool(model.columns.heavy_tailed),
-        "levina2004": recipe.flow.latent_dim == "auto" and bool(fitted.metrics.get("latent_dim_curve")),
+        "levina2004": recipe.flow.latent_dim == "auto" and bool(fitted.figures.latent_dim_curve),
         "tipping1999": baselines,
         "szekely2013": tested,
         "lopezpaz2017": evidence.c2st is not None,
         "zuko": True,  # the latent density, whatever its kind
-        "scikit-learn": mixture or baselines or evidence.c2st is not None or bool(fitted.metrics.get("health")),
+        "scikit-learn": mixture or baselines or evidence.c2st is not None or bool(fitted.figures.health),
         "pytorch": True,
     }
     named = (*recipe.build_objective().cites, *model.flow.cites, *(CITES.get(part.kind, ()) if part else ()))

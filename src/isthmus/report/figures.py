@@ -1,8 +1,8 @@
 """Which figures a report has, each with a heading and a line on how to read it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from isthmus.flow import Injection
 from isthmus.plots import Picture
 from isthmus.report.evidence import Evidence, OnSurface, Surface, surface, walks
 from isthmus.scoring import features
-from isthmus.store import Fitted
+from isthmus.store import Figures, Fitted
 
 __all__ = ["Figure", "fit_figures", "sample_figures", "score_figures", "statistics", "surface_figures"]
 
@@ -35,13 +35,14 @@ class Figure(NamedTuple):
 
 def fit_figures(fitted: Fitted, evidence: Evidence) -> Iterator[Figure]:
     """Draw training, latent dimension, noise floor and spectrum, as far as there are data for them."""
-    metrics = fitted.metrics
+    figures = fitted.figures
     if len(fitted.log) > 1 and {"step", "log_density"} <= set(fitted.log[0]):
         picture = plots.training_curves(fitted.log, list(_events(fitted)))
-        guide = f"On held-out rows; it should have levelled off where the weights were kept.{_left_out(metrics)}"
+        guide = f"On held-out rows; it should have levelled off where the weights were kept.{_left_out(figures)}"
         yield Figure("Training", guide, picture)
-    if metrics.get("latent_dim_curve"):
-        picture = plots.latent_dim_curve(metrics["latent_dim_curve"], fitted.model.injection.latent_dim)
+    if figures.latent_dim_curve:
+        curve = [tried.plain() for tried in figures.latent_dim_curve]
+        picture = plots.latent_dim_curve(curve, fitted.model.injection.latent_dim)
         yield Figure(
             "How many dimensions?",
             "Short trainings; the smallest dimension that is within an error of the best is taken.",
@@ -67,7 +68,7 @@ def _extents(surface: OnSurface) -> Iterator[Figure]:
 
 def _events(fitted: Fitted) -> Iterator[tuple[float, str]]:
     """Yield the events of training, each with its step."""
-    log, metrics = fitted.log, fitted.metrics
+    log = fitted.log
     broken = [row["step"] for row in log if not np.isfinite(row["log_density"] + row.get("reconstruction", 0.0))]
     if broken:
         yield broken[0], "not finite"
@@ -81,13 +82,13 @@ def _events(fitted: Fitted) -> Iterator[tuple[float, str]]:
     ]
     if drops:
         yield max(drops)[1], "largest setback"
-    if "best_step" in metrics:
-        yield metrics["best_step"], "weights kept"
+    if fitted.figures.best_step is not None:
+        yield fitted.figures.best_step, "weights kept"
 
 
-def _left_out(metrics: Mapping[str, Any]) -> str:
+def _left_out(figures: Figures) -> str:
     """Return in words what of training has no place in the log."""
-    skipped, retreats = metrics.get("skipped_steps", 0), metrics.get("retreats", 0)
+    skipped, retreats = figures.skipped_steps, figures.retreats
     if not skipped:
         return ""
     back = f", and {retreats:,} times it went back to the last good weights" if retreats else ""

@@ -12,7 +12,7 @@ from isthmus.plots.style import nats, number
 from isthmus.report.baselines import Score, learned_from
 from isthmus.report.evidence import Evidence
 from isthmus.scoring import features
-from isthmus.store import Fitted
+from isthmus.store import Figures, Fitted
 
 __all__ = [
     "CHECKS",
@@ -108,12 +108,11 @@ def verdicts(fitted: Fitted, noticed: Sequence[Verdict] = ()) -> Verdicts:
     Raises:
         InputError: the record of the checks is damaged.
     """
-    record = fitted.metrics.get("health")
-    if not record or not record.get("verdicts"):
+    health = fitted.figures.health
+    if health is None or not health.verdicts:
         reason = "Its folder holds no record of the checks that a fit ends with; fit it again to have them."
         uses = [Use(use, "unknown", _ANSWERS["unknown"]) for use in _USES]
         return Verdicts("unknown", _HEADLINES["unknown"], reason, uses, _not_ok(noticed), [])
-    health = Health.from_dict(record)
     every = (*health.verdicts, *noticed)
     uses = []
     for use, names in _USES.items():
@@ -184,7 +183,7 @@ def _compared(scores: Sequence[Score]) -> Iterator[Verdict]:
 
 
 def _shifted(fitted: Fitted, evidence: Evidence) -> Iterator[Verdict]:
-    before = fitted.metrics.get("validation", {}).get(f"log_density_{fitted.model.density.names[0]}")
+    before = (fitted.figures.validation or {}).get(f"log_density_{fitted.model.density.names[0]}")
     density = evidence.log_density
     if evidence.source != "given" or before is None or len(density) < 2:
         return
@@ -206,7 +205,7 @@ def summary(fitted: Fitted, evidence: Evidence) -> str:
     """
     flow = fitted.model.flow
     D = flow.data_dim
-    rows = fitted.metrics.get("table", {}).get("rows")
+    rows = fitted.figures.table and fitted.figures.table.rows
     learned = f" It was learned from {rows:,} rows." if rows else ""
     count = len(fitted.schema.columns) if fitted.schema else D
     table = f"{count:,} column{'s' * (count != 1)}" + ("" if count == D else f", {D:,} numbers that vary,")
@@ -271,11 +270,11 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
     Returns:
         Names and values.
     """
-    flow, metrics, surface = fitted.model.flow, fitted.metrics, evidence.surface
+    flow, figures, surface = fitted.model.flow, fitted.figures, evidence.surface
     d = flow.codes.dim if isinstance(flow, Injection) else 0
     described = f", described by {d} latent dimension{'s' * (d != 1)}" if d else ""
-    mse = metrics.get("validation", {}).get("reconstruction_mse")
-    rows = metrics.get("table", {}).get("rows")
+    mse = (figures.validation or {}).get("reconstruction_mse")
+    rows = figures.table and figures.table.rows
     found = [
         ("Learned from", f"{rows:,} rows" if rows else ""),
         ("Dimensions", f"{flow.data_dim} numbers a row{described}"),
@@ -283,23 +282,22 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
         ("Conditioned on", f"{flow.context_dim} context features" if flow.context_dim else ""),
         ("Noise off the surface", _noise(mse, flow) if mse is not None and isinstance(flow, LearnedManifold) else ""),
         ("Directions above the noise", f"{surface.spectrum.above_noise:.3g} of {d}" if surface else ""),
-        ("beta", _beta(metrics)),
+        ("beta", _beta(figures)),
         ("Latent density", _part(fitted.latent.model_dump())),
         ("Noise model", _part(fitted.noise.model_dump()) if fitted.noise else ""),
-        ("Training", _effort(metrics)),
+        ("Training", _effort(figures)),
     ]
     return [(name, value) for name, value in found if value]
 
 
-def _beta(metrics: Mapping[str, Any]) -> str:
-    beta, reason = metrics.get("beta"), metrics.get("beta_reason")
-    return f"{number(beta)}: {reason}" if beta is not None and reason else ""
+def _beta(figures: Figures) -> str:
+    return f"{number(figures.beta)}: {figures.beta_reason}" if figures.beta is not None and figures.beta_reason else ""
 
 
-def _effort(metrics: Mapping[str, Any]) -> str:
-    if not {"steps", "seconds"} <= metrics.keys():
+def _effort(figures: Figures) -> str:
+    if figures.steps is None or figures.seconds is None:
         return ""
-    return f"{metrics['steps']:,} steps in {metrics['seconds']:.0f} s"
+    return f"{figures.steps:,} steps in {figures.seconds:.0f} s"
 
 
 def _noise(mse: float, flow: LearnedManifold) -> str:

@@ -28,7 +28,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -45,6 +44,7 @@ from isthmus.flow import Flow, Injection, LearnedManifold
 from isthmus.latents import LATENTS
 from isthmus.model import Model
 from isthmus.recipe import LatentPart, Part, Recipe
+from isthmus.store.figures import Figures, migrate_figures, read_figures, write_figures
 from isthmus.store.folders import FILES, finish, read_bytes, sign, write_folder
 from isthmus.store.formats import (
     FORMAT,
@@ -52,14 +52,23 @@ from isthmus.store.formats import (
     RENAMED_TENSORS,
     SIGNED,
     Config,
-    migrate_figures,
     read_config,
-    read_figures,
 )
 from isthmus.store.tensors import Budget, Header, read_header, read_tensors, stored
 from isthmus.vetting import vet
 
-__all__ = ["FORMAT", "MIGRATIONS", "Fitted", "append_row", "check_output", "holds", "load", "save", "versions"]
+__all__ = [
+    "FORMAT",
+    "MIGRATIONS",
+    "Figures",
+    "Fitted",
+    "append_row",
+    "check_output",
+    "holds",
+    "load",
+    "save",
+    "versions",
+]
 
 _VERSIONS = ("isthmus", "torch", "zuko", "lightning", "scikit-learn", "safetensors", "numpy")
 
@@ -72,7 +81,7 @@ class Fitted:
     recipe: Recipe
     latent: Part
     noise: Part | None
-    metrics: dict[str, Any]
+    figures: Figures
     log: Sequence[Mapping[str, float]] = field(default_factory=list)
     schema: Schema | None = None
     custom: bool = False
@@ -126,7 +135,7 @@ def save(fitted: Fitted, folder: str | Path, *, force: bool = False) -> Path:
         >>> fitted = fit(load_iris().data, recipe=Recipe().update(flow={"latent_dim": 1}, training={"max_steps": 5}))
         >>> with tempfile.TemporaryDirectory() as parent:
         ...     again = load(save(fitted, Path(parent) / "iris"))
-        >>> again.metrics["steps"]
+        >>> again.figures.steps
         5
     """
     folder = Path(folder)
@@ -210,9 +219,9 @@ def load(folder: str | Path, *, flow: Flow | None = None) -> Fitted:
     renamed = {} if config.format == FORMAT else RENAMED_TENSORS
     model.load_state_dict(read_tensors(path, header, model, finite=not config.custom, renamed=renamed))
     _check_columns(model, config, path)
-    metrics, log = read_figures(folder / "metrics.json", config.format), _read_log(folder / "log.csv")
+    figures, log = read_figures(folder / "metrics.json", config.format), _read_log(folder / "log.csv")
     log = [migrate_figures(row, config.format) for row in log]
-    return Fitted(model, config.recipe, config.latent, config.noise, metrics, log, config.schema_, config.custom)
+    return Fitted(model, config.recipe, config.latent, config.noise, figures, log, config.schema_, config.custom)
 
 
 def holds(folder: str | Path, fitted: Fitted) -> bool:
@@ -269,7 +278,7 @@ def _write(fitted: Fitted, folder: Path) -> None:
         "versions": versions(),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    (folder / "metrics.json").write_text(json.dumps(fitted.metrics, indent=1))
+    write_figures(fitted.figures, folder / "metrics.json")
     (folder / "recipe.yaml").write_text(fitted.recipe.dump())
     (folder / "log.csv").write_text("")
     for row in fitted.log:

@@ -2,18 +2,35 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from isthmus.data.tables.wording import one_line
 from isthmus.disk import is_plain, sync
 from isthmus.errors import InputError
 from isthmus.store.pages import own_pages
 
-__all__ = ["CHECKSUMS", "FILES", "LARGEST", "finish", "read_bytes", "regular", "sign", "verify", "write_folder"]
+__all__ = [
+    "CHECKSUMS",
+    "FILES",
+    "LARGEST",
+    "explained",
+    "finish",
+    "read_bytes",
+    "read_json",
+    "regular",
+    "sign",
+    "verify",
+    "write_folder",
+]
 
 LARGEST = 50_000_000
 """Bytes of a text file that is read."""
@@ -69,6 +86,31 @@ def read_bytes(path: Path) -> bytes:
     if len(content) > LARGEST:
         raise InputError(f"expected at most {LARGEST} bytes in {path}; got more; the model is damaged")
     return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the names and values in a JSON file of bounded size.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        record = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"expected JSON in {path}; got {one_line(error)}; the model is damaged, fit it again"
+        ) from error
+    if not isinstance(record, dict):
+        raise InputError(f"expected names and values in {path}; got something else; the model is damaged")
+    return record
+
+
+def explained(error: ValidationError) -> str:
+    """Return the first fault that pydantic found, in a line."""
+    first = error.errors()[0]
+    return one_line(": ".join(text for text in (".".join(map(str, first["loc"])), first["msg"]) if text))
 
 
 def sign(folder: Path, names: Sequence[str]) -> None:

@@ -1,22 +1,19 @@
-"""`config.json` and `metrics.json`: what they hold, in this version and in those before it.
+"""`config.json`: what it holds, in this version and in those before it.
 
 A change of the format takes three lines: `FORMAT` goes up by one, `MIGRATIONS` gets a function from the record of the
 version before to that of this one, and `tests/models/` a folder of the new format, which is read for ever.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from isthmus.data.tables import Schema
-from isthmus.data.tables.wording import one_line
-from isthmus.diagnostics.health import STATUSES, Status
 from isthmus.errors import InputError
 from isthmus.recipe import Part, Recipe
-from isthmus.store.folders import CHECKSUMS, read_bytes, verify
+from isthmus.store.folders import CHECKSUMS, explained, read_json, verify
 
 __all__ = [
     "FORMAT",
@@ -24,10 +21,7 @@ __all__ = [
     "RENAMED_TENSORS",
     "SIGNED",
     "Config",
-    "Figures",
-    "migrate_figures",
     "read_config",
-    "read_figures",
 ]
 
 FORMAT = 6
@@ -74,23 +68,6 @@ def _with_laws(record: Record) -> Record:
 RENAMED_TENSORS = {"ambient.": "density."}
 """Prefixes of tensors in formats before 6, and what they are called now."""
 
-_RENAMED_FIGURES = {
-    "ambient_log_likelihood_linearised": "log_density_linearised",
-    "manifold_log_likelihood": "log_density_manifold",
-    "ambient_log_likelihood": "log_density",
-}
-
-
-def migrate_figures(figures: Mapping[str, Any], version: int) -> Record:
-    """Return the figures of a run, or a line of its log, of some format under their names of now."""
-    if version >= 6:
-        return dict(figures)
-    return {
-        _RENAMED_FIGURES.get(name, name): migrate_figures(value, version) if isinstance(value, dict) else value
-        for name, value in figures.items()
-    }
-
-
 MIGRATIONS: dict[int, Callable[[Record], Record]] = {
     2: _with_checksums,
     3: _with_stages,
@@ -126,132 +103,6 @@ class Config(BaseModel):
         return self
 
 
-def _not_negative(value: float) -> float:
-    if value < 0:  # NaN, of a training that failed, is none
-        raise ValueError("a negative number")
-    return value
-
-
-Count = Annotated[int, Field(ge=0, le=10**18)]
-Size = Annotated[float, AfterValidator(_not_negative)]
-_OPTIONAL: Any = Field(default=None)  # not there; a null that is there is refused, as a default is not validated
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class _Validation(_Part):
-    reconstruction_mse: Size = _OPTIONAL
-    __pydantic_extra__: dict[str, float] = Field(init=False)  # log densities
-
-
-class _Verdict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    name: str
-    status: Status
-    value: float | None
-    threshold: float
-    sentence: str
-
-
-class _Health(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    status: Status
-    verdicts: list[_Verdict]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        worst = max((verdict.status for verdict in self.verdicts), key=STATUSES.index, default="ok")
-        if worst != self.status:
-            raise ValueError(f"{self.status!r} where the worst verdict is {worst!r}")
-        return self
-
-
-class _Candidate(_Part):
-    latent: dict[str, Any]
-    noise: dict[str, Any] | None
-    log_likelihood: float
-
-
-class _Tried(_Part):
-    latent_dim: Count
-    log_likelihood: float
-    standard_error: Size
-
-
-class _Rows(_Part):
-    rows: Count
-
-
-class Figures(_Part):
-    """`metrics.json`: figures of a fit. All may be missing and others may be there, but these are of these types."""
-
-    training_seconds: Size = _OPTIONAL
-    seconds: Size = _OPTIONAL
-    steps: Count = _OPTIONAL
-    best_step: Count = _OPTIONAL
-    skipped_steps: Count = _OPTIONAL
-    retreats: Count = _OPTIONAL
-    beta: float | None = _OPTIONAL
-    beta_reason: str | None = _OPTIONAL
-    latent_dim: Count | None = _OPTIONAL
-    measure: str = _OPTIONAL
-    latent_dim_curve: list[_Tried] = _OPTIONAL
-    heavy_tailed: list[Count] = _OPTIONAL
-    validation: _Validation = _OPTIONAL
-    density_candidates: list[_Candidate] = _OPTIONAL
-    curving: dict[str, float] | None = _OPTIONAL
-    health: _Health = _OPTIONAL
-    table: _Rows = _OPTIONAL
-    stream: _Rows = _OPTIONAL
-    command: str = _OPTIONAL
-
-
-def _explained(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return one_line(": ".join(text for text in (".".join(map(str, first["loc"])), first["msg"]) if text))
-
-
-def read_figures(path: Path, version: int) -> Record:
-    """Read the figures of a fit, checked to be of the types that `Figures` says.
-
-    Args:
-        path: of `metrics.json`.
-        version: format of the model folder.
-
-    Returns:
-        The figures that are there, fractions as floats, and whatever else stands beside them.
-
-    Raises:
-        InputError: they are not.
-    """
-    record = migrate_figures(_read_json(path), version)
-    try:
-        return Figures.model_validate(record).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        raise InputError(
-            f"expected the figures of a fit in {path}; got {_explained(error)}; the model is damaged, fit it again"
-        ) from error
-
-
-def _read_json(path: Path) -> Record:
-    """Read the names and values in a JSON file of bounded size."""
-    try:
-        record = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"expected JSON in {path}; got {one_line(error)}; the model is damaged, fit it again"
-        ) from error
-    if not isinstance(record, dict):
-        raise InputError(f"expected names and values in {path}; got something else; the model is damaged")
-    return record
-
-
 def read_config(folder: Path) -> Config:
     """Read `config.json` of any format there has been, as one of this format, and compare files with their checksums.
 
@@ -262,7 +113,7 @@ def read_config(folder: Path) -> Config:
         InputError: it is damaged, or of a format to come; or one of the files is not as it was written.
     """
     path = folder / "config.json"
-    record = _read_json(path)
+    record = read_json(path)
     version = record.get("format")
     if version != FORMAT and (type(version) is not int or version not in MIGRATIONS):
         newer = isinstance(version, int) and version > FORMAT
@@ -277,4 +128,4 @@ def read_config(folder: Path) -> Config:
     try:
         return Config.model_validate(record)
     except ValidationError as error:
-        raise InputError(f"expected a valid {path}; got {_explained(error)}; the model is damaged") from error
+        raise InputError(f"expected a valid {path}; got {explained(error)}; the model is damaged") from error
