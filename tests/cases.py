@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.autograd.functional import jacobian
@@ -14,10 +15,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from isthmus import networks
-from isthmus.flow import LearnedManifold
+from isthmus.flow import Injection, LearnedManifold
 from isthmus.flows import FLOWS, FreeFormFlow, ManifoldFlow, VariationalFlow
 from isthmus.networks.chains import Modulate
-from isthmus.supports import Euclidean, Learned
+from isthmus.supports import (
+    SUPPORTS,
+    Ellipsoid,
+    Euclidean,
+    Gauge,
+    GroupLasso,
+    Learned,
+    LpSphere,
+    Radius,
+    Simplex,
+    Sphere,
+)
 
 
 def randn(*shape):
@@ -192,6 +204,10 @@ DIMENSIONS = {
 }
 
 
+INJECTIONS = {name: kind for name, kind in FLOWS.items() if issubclass(kind, Injection)}
+LAWS = {name: kind for name, kind in FLOWS.items() if not issubclass(kind, Injection)}  # of known supports, no codes
+
+
 def fits(name, D, d):
     """Whether a flow exists at these dimensions."""
     return d == D or issubclass(FLOWS[name], LearnedManifold)
@@ -210,7 +226,10 @@ def modules_of(name, D, d, C=0):
 
 def make_flow(name, D=5, d=2, C=0, **options):
     """An instance of every entry of FLOWS, in float64, its parameters away from any symmetric start."""
-    flow = FLOWS[name](*modules_of(name, D, d, C), D, d, C, **options).double()
+    if name in LAWS:
+        flow = FLOWS[name](SUPPORTS[FLOWS[name].supports[0]](D), C, **options).double()
+    else:
+        flow = FLOWS[name](*modules_of(name, D, d, C), D, d, C, **options).double()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
@@ -255,6 +274,60 @@ def gradients(value, parameters):
     """The gradient of a sum, with zeros where there is none, flat."""
     parts = torch.autograd.grad(value.sum(), list(parameters), retain_graph=True, materialize_grads=True)
     return torch.cat([part.flatten() for part in parts])
+
+
+# ------------------------------------------------------------------------------------------- known surfaces
+
+
+def elastic(x):
+    """A gauge between the 1-norm and the 2-norm."""
+    return 0.5 * x.abs().sum(1) + 0.5 * x.norm(dim=1)
+
+
+class Bumps(nn.Module):
+    """A network as log radius."""
+
+    def __init__(self, columns):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = nn.Linear(columns, 16), nn.Tanh(), nn.Linear(16, 1)
+        self.layers = nn.Sequential(*layers).double()
+
+    def forward(self, n):
+        return self.layers(n.double()).to(n)
+
+
+SURFACES = {
+    "sphere": Sphere,
+    "simplex": Simplex,
+    "p = 0.5": lambda d: LpSphere(d, 0.5),
+    "p = 1": LpSphere,
+    "p = 1.5": lambda d: LpSphere(d, 1.5, 2.0),
+    "p = 2": lambda d: LpSphere(d, 2.0, 0.7),
+    "p = 4": lambda d: LpSphere(d, 4.0),
+    "ellipsoid": lambda d: Ellipsoid(d, tuple(1 + 0.3 * k / d for k in range(d))),
+    "groups": lambda d: GroupLasso(d, tuple(k % ((d + 1) // 2) for k in range(d)), radius=3.0),
+    "gauge": lambda d: Gauge(d, elastic),
+    "gauge of parts": lambda d: Gauge(d, elastic, positive=True),
+    "network": lambda d: Radius(d, Bumps(d)),
+}
+
+
+@torch.no_grad()
+def by_quadrature(surface, function, per_panel=200):
+    """The integral of a function over a surface of R^3, by angles; panels end where coordinates are 0."""
+    u, w = (torch.as_tensor(t) for t in np.polynomial.legendre.leggauss(per_panel))
+    theta, weight = (u + 1) * torch.pi / 4, w * torch.pi / 4
+    t, f = torch.cartesian_prod(theta, theta).unbind(1)
+    octant = torch.stack([t.cos(), t.sin() * f.cos(), t.sin() * f.sin()], 1)
+    signs = torch.tensor([1.0, -1.0]).double()
+    signs = torch.ones(1, 3).double() if surface.orthant else torch.cartesian_prod(signs, signs, signs)
+    area = torch.cartesian_prod(weight, weight).prod(1) * t.sin()
+    total = torch.zeros(()).double()
+    for sign in signs:
+        n = octant * sign
+        total += (area * surface.log_stretch(n).exp() * function(surface.project(n))).sum()
+    return float(total)
 
 
 # ------------------------------------------------------------------------------------------------ training

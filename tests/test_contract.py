@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from cases import DIMENSIONS, fits, half_log_det, jacobians, make_flow, modules_of, rows_for
+from cases import DIMENSIONS, INJECTIONS, LAWS, fits, half_log_det, jacobians, make_flow, modules_of, rows_for
+from isthmus import latents
 from isthmus.errors import InputError
 from isthmus.flow import Flow, Injection
 from isthmus.flows import FLOWS, BijectiveFlow, FreeFormFlow, ManifoldFlow, RectangularFlow
@@ -19,7 +20,8 @@ CLOSE = {"rtol": 1e-8, "atol": 1e-8}
 
 
 @pytest.fixture(
-    params=[(name, dims) for name in FLOWS for dims, (D, d, _) in DIMENSIONS.items() if fits(name, D, d)], ids="-".join
+    params=[(name, dims) for name in INJECTIONS for dims, (D, d, _) in DIMENSIONS.items() if fits(name, D, d)],
+    ids="-".join,
 )
 def made(request):
     """A flow with rows and contexts that fit it."""
@@ -136,7 +138,7 @@ def test_parameters_are_all_of_a_flow(made):
 
 
 @pytest.mark.parametrize("d", [0, 4, -1])
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", INJECTIONS)
 def test_more_latent_dimensions_than_columns_are_refused(name, d):
     with pytest.raises(InputError, match=f"expected 1 <= latent dimension <= 3 columns; got {d}; choose another"):
         FLOWS[name](*modules_of(name, 3, 2), 3, d)
@@ -144,10 +146,92 @@ def test_more_latent_dimensions_than_columns_are_refused(name, d):
 
 def test_every_annotation_of_the_contract_is_kept():
     """A flow may be passed wherever a Flow is asked for: same names, same order."""
+    methods = {Flow: ("log_prob", "sample", "rsample_with_log_prob"), Injection: ("encode", "decode", "volume")}
     for kind in FLOWS.values():
-        for method in ("encode", "decode", "volume"):
-            own, contract = (typing.get_type_hints(getattr(owner, method)) for owner in (kind, Injection))
-            assert list(own) == list(contract)
+        for contract in (contract for contract in methods if issubclass(kind, contract)):
+            for method in methods[contract]:
+                own, promised = (typing.get_type_hints(getattr(owner, method)) for owner in (kind, contract))
+                assert list(own) == list(promised)
+
+
+# -------------------------------------------------------------------------------------- laws of known supports
+
+
+@pytest.fixture(params=[(name, C) for name in LAWS for C in (0, 2)], ids=lambda param: f"{param[0]} given {param[1]}")
+def law(request):
+    """A law with rows and contexts that fit it."""
+    name, C = request.param
+    flow = make_flow(name, 4, C=C, width=8)
+    return flow, flow.rows.uniform(6).double(), torch.randn(6, C, dtype=torch.float64) if C else None
+
+
+def test_rows_of_a_law_do_not_see_one_another(law):
+    flow, x, c = law
+    alone = torch.cat([flow.log_prob(x[i : i + 1], None if c is None else c[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(flow.log_prob(x, c), alone, rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(flow.log_prob(x, c), flow.log_prob(x, None if c is None else c.flip(0))) or c is None
+
+
+def test_parameters_are_all_of_a_law(law):
+    flow, x, c = law
+    twin = copy.deepcopy(flow)
+    with torch.no_grad():
+        for tensor in (*twin.parameters(), *(b for b in twin.buffers() if b.is_floating_point())):
+            tensor.zero_()
+    twin.load_state_dict(flow.state_dict())
+    assert torch.equal(twin.log_prob(x, c), flow.log_prob(x, c))
+    assert flow.float().log_prob(x.float(), None if c is None else c.float()).isfinite().all()
+
+
+def test_samples_of_a_law_lie_on_its_support_and_have_no_temperature(law):
+    flow, _, c = law
+    x = flow.sample(6, c)
+    flow.rows.check(x)
+    assert x.dtype == torch.float64
+    assert not x.requires_grad
+    with pytest.raises(InputError, match=r"expected temperature 1 .* got 0.5"):
+        flow.sample(6, c, temperature=0.5)
+    if c is not None:
+        with pytest.raises(InputError, match="one context row for each of 4 samples; got 6 rows"):
+            flow.sample(4, c)
+
+
+# -------------------------------------------------------------------------------- draws with their log density
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_draws_come_with_their_log_density_and_gradients_or_are_refused(name):
+    """Gradients of rows and of densities are those of finite steps of a parameter, with the random numbers held."""
+    flow = make_flow(name, 4, 4)
+    if name not in (*LAWS, "bijective"):
+        with pytest.raises(InputError, match="whose draws can be differentiated, as 'hypersurface'"):
+            flow.rsample_with_log_prob(3)
+        return
+    torch.manual_seed(0)
+    x, log_prob = flow.rsample_with_log_prob(5)
+    torch.testing.assert_close(flow.log_prob(x), log_prob, rtol=1e-8, atol=1e-8)
+    weights = torch.randn(5, 4).double()
+    (x * weights).sum().add(log_prob.sum()).backward()
+    parameter = max(flow.parameters(), key=lambda p: 0 if p.grad is None else float(p.grad.abs().max()))
+    index, values = int(parameter.grad.abs().argmax()), []
+    for step in (1e-6, -1e-6):
+        with torch.no_grad():
+            parameter.view(-1)[index] += step
+            torch.manual_seed(0)
+            x, log_prob = flow.rsample_with_log_prob(5)
+            values.append(float((x * weights).sum() + log_prob.sum()))
+            parameter.view(-1)[index] -= step
+    slope = float(parameter.grad.view(-1)[index])
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=1e-4, abs=1e-5)
+
+
+def test_a_latent_whose_draws_have_no_gradient_is_refused():
+    flow = BijectiveFlow(2, 2, transforms=0)
+    flow.latent = latents.mixture(2)
+    with pytest.raises(
+        InputError, match="a latent density whose draws can be differentiated, as 'normal'; got Mixture"
+    ):
+        flow.rsample_with_log_prob(3)
 
 
 # ------------------------------------------------------------------------------------------ rectangular flows

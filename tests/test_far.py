@@ -9,13 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from cases import DIMENSIONS, fits, make_flow
+from cases import DIMENSIONS, INJECTIONS, fits, make_flow
 from isthmus import InjectiveFlow, InjectiveFlowDetector, Recipe, cli, fit, latents, save, scoring
 from isthmus.columns import Columns
 from isthmus.data.tables import Parquet, Schema, write_table
 from isthmus.density import ComponentNoise, IsotropicNoise, density_of
 from isthmus.flow import LearnedManifold
-from isthmus.flows import FLOWS
 from isthmus.metrics import energy_distance, fid_like
 from isthmus.model import Model
 from isthmus.parts import Parts
@@ -61,8 +60,8 @@ def make_model(name, D, d, C, latent):
 
 CASES = [
     (name, dims, latent)
-    for name in FLOWS
-    if "euclidean" in FLOWS[name].supports
+    for name in INJECTIONS
+    if "euclidean" in INJECTIONS[name].supports
     for dims in DIMENSIONS
     for latent in LATENTS[: 3 if name == "freeform" else 1]
     if fits(name, *DIMENSIONS[dims][:2])

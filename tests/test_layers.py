@@ -11,7 +11,10 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Modules of the same level never import one another, but for those of one folder.
 LEVELS = {
     0: {"errors", "interrupts", "deadline"},
-    1: {"autodiff", "disk", "latents", "levels", "matrices", "mixtures", "networks", "pipes", "resources", "rows"},
+    1: {
+        *("autodiff", "bijections", "disk", "latents", "levels", "matrices", "mixtures", "networks", "pipes"),
+        *("resources", "rows"),
+    },
     2: {"supports"},
     3: {"volume"},
     4: {"flow"},

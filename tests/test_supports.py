@@ -8,7 +8,7 @@ import torch
 from scipy import special
 from scipy.spatial.transform import Rotation
 
-from cases import half_log_det, jacobians
+from cases import SURFACES, by_quadrature, half_log_det, jacobians
 from isthmus.autodiff import pull, push
 from isthmus.errors import InputError
 from isthmus.supports import (
@@ -17,7 +17,6 @@ from isthmus.supports import (
     Categories,
     Ellipsoid,
     Euclidean,
-    Gauge,
     GroupLasso,
     Learned,
     LevelSet,
@@ -31,40 +30,6 @@ from isthmus.supports import (
     Torus,
 )
 from isthmus.volume import tangent_probes
-
-
-def elastic(x):
-    """A gauge between the 1-norm and the 2-norm."""
-    return 0.5 * x.abs().sum(1) + 0.5 * x.norm(dim=1)
-
-
-class Bumps(torch.nn.Module):
-    """A network as log radius."""
-
-    def __init__(self, columns):
-        super().__init__()
-        torch.manual_seed(0)
-        layers = torch.nn.Linear(columns, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)
-        self.layers = torch.nn.Sequential(*layers).double()
-
-    def forward(self, n):
-        return self.layers(n.double()).to(n)
-
-
-SURFACES = {
-    "sphere": Sphere,
-    "simplex": Simplex,
-    "p = 0.5": lambda d: LpSphere(d, 0.5),
-    "p = 1": LpSphere,
-    "p = 1.5": lambda d: LpSphere(d, 1.5, 2.0),
-    "p = 2": lambda d: LpSphere(d, 2.0, 0.7),
-    "p = 4": lambda d: LpSphere(d, 4.0),
-    "ellipsoid": lambda d: Ellipsoid(d, tuple(1 + 0.3 * k / d for k in range(d))),
-    "groups": lambda d: GroupLasso(d, tuple(k % ((d + 1) // 2) for k in range(d)), radius=3.0),
-    "gauge": lambda d: Gauge(d, elastic),
-    "gauge of parts": lambda d: Gauge(d, elastic, positive=True),
-    "network": lambda d: Radius(d, Bumps(d)),
-}
 
 CASES = {f"{name} in {d}": make(d) for name, make in SURFACES.items() for d in (2, 5) if name != "sphere"} | {
     "line": Euclidean(1),
@@ -188,23 +153,6 @@ def test_float32_is_finite_in_ten_thousand_columns(name):
     x = surface.project(n.detach()).detach()
     assert float(surface.distance(x).detach().max()) < 1e-5
     assert surface.log_measure(x, "cone").isfinite().all()
-
-
-@torch.no_grad()
-def by_quadrature(surface, function, per_panel=200):
-    """The integral of a function over a surface of R^3, by angles; panels end where coordinates are 0."""
-    u, w = (torch.as_tensor(t) for t in np.polynomial.legendre.leggauss(per_panel))
-    theta, weight = (u + 1) * torch.pi / 4, w * torch.pi / 4
-    t, f = torch.cartesian_prod(theta, theta).unbind(1)
-    octant = torch.stack([t.cos(), t.sin() * f.cos(), t.sin() * f.sin()], 1)
-    signs = torch.tensor([1.0, -1.0]).double()
-    signs = torch.ones(1, 3).double() if surface.orthant else torch.cartesian_prod(signs, signs, signs)
-    area = torch.cartesian_prod(weight, weight).prod(1) * t.sin()
-    total = torch.zeros(()).double()
-    for sign in signs:
-        n = octant * sign
-        total += (area * surface.log_stretch(n).exp() * function(surface.project(n))).sum()
-    return float(total)
 
 
 AREAS = {

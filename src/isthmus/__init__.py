@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from isthmus.estimator import InjectiveFlow, InjectiveFlowDetector
     from isthmus.fitting import fit
     from isthmus.flow import Flow, Injection, LearnedManifold
-    from isthmus.flows import FLOWS, BijectiveFlow, FreeFormFlow, RectangularFlow, VariationalFlow
+    from isthmus.flows import (
+        FLOWS,
+        BijectiveFlow,
+        FreeFormFlow,
+        HypersurfaceFlow,
+        RectangularFlow,
+        TorusFlow,
+        VariationalFlow,
+    )
     from isthmus.latents import LATENTS
     from isthmus.metrics import METRICS
     from isthmus.model import Model
@@ -77,6 +85,7 @@ __all__ = [
     "FreeFormFlow",
     "Gauge",
     "GroupLasso",
+    "HypersurfaceFlow",
     "Injection",
     "InjectiveFlow",
     "InjectiveFlowDetector",
@@ -102,6 +111,7 @@ __all__ = [
     "Support",
     "Surrogate",
     "Torus",
+    "TorusFlow",
     "Variational",
     "VariationalFlow",
     "Volume",
@@ -137,7 +147,9 @@ _MODULES = {
         "FLOWS",
         "BijectiveFlow",
         "FreeFormFlow",
+        "HypersurfaceFlow",
         "RectangularFlow",
+        "TorusFlow",
         "VariationalFlow",
     ),
     "latents": ("LATENTS",),

@@ -37,7 +37,18 @@ from isthmus.rows import Context, Rows
 from isthmus.supports import Euclidean, Learned, Support
 from isthmus.volume import Map, Volume, exact
 
-__all__ = ["Context", "Estimate", "Flow", "Injection", "LearnedManifold", "NetworkFlow", "Networked", "in_double"]
+__all__ = [
+    "Context",
+    "Estimate",
+    "Flow",
+    "Injection",
+    "LearnedManifold",
+    "NetworkFlow",
+    "Networked",
+    "check_context",
+    "check_temperature",
+    "in_double",
+]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -108,6 +119,24 @@ class Flow(nn.Module, ABC):
         Raises:
             InputError: the context has not n rows; a temperature other than 1 means nothing for this law.
         """
+
+    def rsample_with_log_prob(self, n: int, c: Context = None) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"]]:
+        """Draw n rows with their log densities in one pass, both differentiable in the parameters; some flows can.
+
+        Args:
+            n: number of rows.
+            c: context, (n, C), or None.
+
+        Returns:
+            Rows, (n, D), and their log densities, (n,) in nats.
+
+        Raises:
+            InputError: this flow has no such draws; the context has not n rows.
+        """
+        raise InputError(
+            f"expected a flow whose draws can be differentiated, as 'hypersurface', 'torus' or 'bijective'; got "
+            f"{type(self).__name__}; choose one of them"
+        )
 
     @torch.no_grad()
     def estimate(
@@ -213,8 +242,7 @@ class Injection(Flow):
         Raises:
             InputError: the context has not n rows; the latent density has no colder form.
         """
-        if c is not None and c.shape[0] != n:
-            raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
+        check_context(n, c)
         return latents.draw(self.base(c), n, temperature)
 
     def volume_at(self, z: Float[Tensor, "batch d"], c: Context = None) -> Volume:
@@ -376,6 +404,36 @@ class NetworkFlow(Networked, LearnedManifold):
     def start(self, rows: Rows) -> None:
         """Set linear paths of the networks, where they have any, to the principal components of the rows."""
         start_at_principal_components(self.encoder, self.decoder, rows.x)
+
+
+def check_context(n: int, c: Context) -> None:
+    """Refuse a context that has not a row for each of n samples.
+
+    Args:
+        n: number of samples.
+        c: context, (n, C), or None.
+
+    Raises:
+        InputError: it has another number of rows.
+    """
+    if c is not None and c.shape[0] != n:
+        raise InputError(f"expected one context row for each of {n} samples; got {c.shape[0]} rows; repeat them")
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature where a law is made of a uniform one, which has no colder form.
+
+    Args:
+        temperature: what was asked for.
+
+    Raises:
+        InputError: it is not 1.
+    """
+    if temperature != 1:
+        raise InputError(
+            f"expected temperature 1 for a law made of the uniform one of its surface, which has no colder form; got "
+            f"{temperature}; leave it out"
+        )
 
 
 def in_double(module: M) -> M:

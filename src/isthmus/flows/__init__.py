@@ -6,11 +6,22 @@ A new flow is a new file here with a final subclass of `isthmus.flow.Flow`, and 
 from isthmus.flow import Flow
 from isthmus.flows.bijective import BijectiveFlow
 from isthmus.flows.freeform import FreeFormFlow
+from isthmus.flows.hypersurface import HypersurfaceFlow
 from isthmus.flows.manifold import ManifoldFlow
 from isthmus.flows.rectangular import RectangularFlow
+from isthmus.flows.torus import TorusFlow
 from isthmus.flows.variational import VariationalFlow
 
-__all__ = ["FLOWS", "BijectiveFlow", "FreeFormFlow", "ManifoldFlow", "RectangularFlow", "VariationalFlow"]
+__all__ = [
+    "FLOWS",
+    "BijectiveFlow",
+    "FreeFormFlow",
+    "HypersurfaceFlow",
+    "ManifoldFlow",
+    "RectangularFlow",
+    "TorusFlow",
+    "VariationalFlow",
+]
 
 FLOWS: dict[str, type[Flow]] = {
     "freeform": FreeFormFlow,
@@ -18,4 +29,6 @@ FLOWS: dict[str, type[Flow]] = {
     "bijective": BijectiveFlow,
     "manifold": ManifoldFlow,
     "variational": VariationalFlow,
+    "hypersurface": HypersurfaceFlow,
+    "torus": TorusFlow,
 }

@@ -11,7 +11,7 @@ from zuko.lazy import UnconditionalTransform
 from zuko.transforms import IdentityTransform
 
 from isthmus.errors import InputError
-from isthmus.flow import Context, Injection
+from isthmus.flow import Context, Injection, check_context
 from isthmus.supports import Euclidean
 from isthmus.volume import Volume
 
@@ -86,3 +86,20 @@ class BijectiveFlow(Injection):
         """Return code, x itself, and the exact `log_volume = -log |det T'(x)|`, (batch,) in nats, as T gives it."""
         z, log_det = self.transform(c).call_and_ladj(x)
         return Volume(z, x, -log_det.reshape(x.shape[0], -1).sum(1))
+
+    def rsample_with_log_prob(self, n: int, c: Context = None) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"]]:
+        """Draw n rows with their log densities, differentiable in the parameters; see `Flow.rsample_with_log_prob`.
+
+        Raises:
+            InputError: the context has not n rows; draws of the latent density cannot be differentiated.
+        """
+        check_context(n, c)
+        base = self.base(c)
+        if not base.has_rsample:
+            raise InputError(
+                f"expected a latent density whose draws can be differentiated, as 'normal'; got {type(base).__name__}; "
+                "choose another"
+            )
+        z = base.rsample(torch.Size([]) if base.batch_shape else torch.Size([n]))
+        x, log_det = self.transform(c).inv.call_and_ladj(z)
+        return x, base.log_prob(z) - log_det.reshape(n, -1).sum(1)

@@ -41,12 +41,14 @@ class Proposal(NamedTuple):
         log_weight: log density of the uniform law with respect to theirs, up to a constant, (n,).
         log_total: that constant: the area is `exp(log_total)` times the mean of `exp(log_weight)`.
         bounded: whether no log weight is above 0, so that rejection is exact.
+        even: whether the law is the uniform one, so that all log weights are 0.
     """
 
     x: Tensor
     log_weight: Tensor
     log_total: float
     bounded: bool
+    even: bool = False
 
 
 def log_sphere(columns: int) -> float:
@@ -229,7 +231,10 @@ class StarLike(Support):
         """
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            _, log_weight, log_total, _ = self.propose(n_points)
+            first = self.propose(1)
+            if first.even:
+                return Area(first.log_total, 0.0)
+            _, log_weight, log_total, _, _ = self.propose(n_points)
         weight = (log_weight.double() - log_weight.amax()).exp()
         error = float(weight.std() / weight.mean()) / math.sqrt(n_points)
         return Area(log_total + float(log_weight.amax()) + math.log(float(weight.mean())), error)

@@ -68,7 +68,7 @@ class Sphere(StarLike):
     def propose(self, n: int) -> Proposal:
         """Draw normalised Gaussian vectors, which are uniform."""
         x = normalize(torch.randn(n, self.columns), dim=1)
-        return Proposal(x, x.new_zeros(n), log_sphere(self.columns), bounded=True)
+        return Proposal(x, x.new_zeros(n), log_sphere(self.columns), bounded=True, even=True)
 
 
 @final
@@ -111,7 +111,7 @@ class Simplex(LevelSet):
         """Draw exponential numbers over their sum, which are uniform."""
         x = normalize(torch.empty(n, self.columns).exponential_(), p=1, dim=1)
         log_area = 0.5 * math.log(self.columns) - math.lgamma(self.columns)
-        return Proposal(x, x.new_zeros(n), log_area, bounded=True)
+        return Proposal(x, x.new_zeros(n), log_area, bounded=True, even=True)
 
 
 @final
@@ -197,7 +197,8 @@ class LpSphere(LevelSet):
             bound = max(0.0, (1 / p - 0.5) * math.log(d))
             log_weight, log_total = log_weight - bound, log_total + bound
         x = self.radius * log_u.exp() * torch.randint(0, 2, (n, d)).mul_(2).sub_(1)
-        return Proposal(x, log_weight, log_total + (d - 1) * math.log(self.radius), bounded=True)
+        log_total += (d - 1) * math.log(self.radius)
+        return Proposal(x, log_weight, log_total, bounded=True, even=p in (1.0, 2.0))
 
     def _log_slope(self, log_u: Tensor) -> Tensor:
         """Return the log slope from the logarithms of |x_k| / g."""
@@ -323,7 +324,8 @@ class GroupLasso(LevelSet):
         x[:, order] = torch.cat(blocks, 1)
         x = self.radius * x / self.log_gauge(x).exp().unsqueeze(1)
         log_area = math.log(self.columns) + float(self.log_slope(x[:1])[0]) + log_ball
-        return Proposal(x, x.new_zeros(n), log_area + (self.columns - 1) * math.log(self.radius), bounded=True)
+        log_area += (self.columns - 1) * math.log(self.radius)
+        return Proposal(x, x.new_zeros(n), log_area, bounded=True, even=True)
 
 
 @final
