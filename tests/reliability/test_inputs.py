@@ -257,6 +257,7 @@ NOISES = {"isotropic": IsotropicNoise, "component": ComponentNoise, "low_rank": 
 KINDS = [
     (kind, C, latent, noise)
     for kind in INJECTIONS
+    if "euclidean" in INJECTIONS[kind].supports
     for C in (0, 2)
     for latent in (None, "mixture", "student_t", "flow")
     for noise in ([None] if FLOWS[kind].exact else NOISES if latent == "mixture" else ["isotropic"])
