@@ -3,7 +3,7 @@
 # make quick   set-up, then a small version of every benchmark
 # make check   lint, types, licences and security advisories of what is installed
 # make audit   security advisories again; fails where none could be looked up, as a release must
-# make soak    set up, then try every promise of docs/reliability.md in full, and write that page
+# make soak    set up, then run the longest tests, try every promise of docs/reliability.md in full, write that page
 # make docs    set up, then build the documentation: every tutorial is executed, a warning is an error
 # make linkcheck   the same, then try every link to elsewhere; needs a network
 # make browser install a Chromium for the tests of pages, if there is none
@@ -39,7 +39,7 @@ quick: $(VENV)/.installed
 
 soak: $(VENV)/.installed
 	rm -rf build/reliability
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m reliability --soak -n 2 tests/reliability
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "reliability or soak" --soak -n 2 tests
 	$(BIN)/python tests/reliability/table.py
 
 check: $(VENV)/.installed

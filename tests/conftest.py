@@ -24,7 +24,14 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--soak", action="store_true", help="try every promise of docs/reliability.md in full")
+    parser.addoption("--soak", action="store_true", help="try promises of docs/reliability.md in full; run soak tests")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--soak"):
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="minutes long: `make soak` runs it"))
 
 
 @pytest.fixture(autouse=True)

@@ -179,7 +179,7 @@ def test_shifts_move_whole_pixels_and_repeat_edges():
     assert torch.equal(_shifted(x, (2, 3, 4), 0), x)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_mnist_is_recognised_after_a_minute_of_one_core():
     if not (data_folder() / "mnist").exists():
         pytest.skip("MNIST is not in the data folder")

@@ -238,7 +238,7 @@ def test_principal_start_is_the_best_linear_manifold():
     torch.testing.assert_close(error, torch.linalg.svdvals(x - x.mean(0))[2:].square().sum(), rtol=1e-3, atol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_default_recipe_finds_the_noise_floor_of_the_sine():
     for noise in (0.1, 0.3):
         data = DATASETS["sine"](n_train=5_000, noise=noise)

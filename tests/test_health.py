@@ -404,7 +404,7 @@ def gaussian_health(beta, surrogate):
     return examine(refit.density, *rows, beta=beta, surrogate=surrogate)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_default_fits_are_healthy():
     assert not toy_health("sine", 1).failing
     assert not toy_health("random_manifold", 3).failing
@@ -417,8 +417,8 @@ def test_default_fits_are_healthy():
     ("kind", "d", "objective", "name"),
     [
         ("sine", 1, {"beta": 0.01}, "beta"),
-        ("torus", 1, {}, "latent_dim"),
-        ("random_manifold", 1, {}, "latent_dim"),
+        pytest.param("torus", 1, {}, "latent_dim", marks=pytest.mark.soak),
+        pytest.param("random_manifold", 1, {}, "latent_dim", marks=pytest.mark.soak),
         ("sine", 1, {"beta": 1.0, "surrogate": "encoder_on_manifold"}, "curvature"),
     ],
 )
@@ -427,7 +427,7 @@ def test_sabotaged_fits_are_called_by_their_names(kind, d, objective, name):
     assert health.failing[0].name == name, health.summary()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_pathology_of_the_publication():
     assert not gaussian_health(5.0, "encoder").failing
     health = gaussian_health(1.0, "encoder_on_manifold")

@@ -374,7 +374,7 @@ def test_the_whole_loss_compiles_and_has_the_gradient_of_eager_mode(fresh_python
     assert too_far(fresh_python(COMPILED, "aot_eager", "float64", "mlp"), 1e-10) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_kind_of_network_compiles(fresh_python):
     pairs = (
         "residual|skip given c|convolutional given c|residual convolutional|transformer|user|multihead given c|fused"

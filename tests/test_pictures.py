@@ -22,7 +22,7 @@ from isthmus.explorer.page import Page
 from isthmus.flows import FreeFormFlow
 from isthmus.model import Model
 from isthmus.networks import linear_pair
-from isthmus.store import Fitted
+from isthmus.store import Figures, Fitted
 
 SIDE, ROWS = 8, 60
 SMALL = ["--latent-dim", "2", "--set", "training.max_steps=30", "--set", "training.validations=2", "--set"]
@@ -95,7 +95,7 @@ def test_bits_per_dimension_are_those_of_the_mass_of_the_pixels():
     recipe = Recipe.parse("columns: {image: [1, 1, 2]}")
     schema, _ = Schema.learn(pd.DataFrame({"image": [np.zeros((1, 2), np.uint8)]}))
     model = Model(Ambient(flow, IsotropicNoise(2, sigma)), columns)
-    fitted = Fitted(model, recipe, recipe.flow.latent, recipe.flow.latent, {}, schema=schema)
+    fitted = Fitted(model, recipe, recipe.flow.latent, recipe.flow.latent, Figures(), schema=schema)
     pixels = np.array([[[3, 50]], [[10, 0]]], np.uint8)
     scores = scoring.score(fitted, pd.DataFrame({"image": list(pixels)}))
     unit = np.linspace(-0.5, 0.5, 2001)

@@ -167,7 +167,7 @@ print(json.dumps(measure("tiny", Setting("cpu", "bf16", "reduce-overhead"), roun
     assert found["ours_over_autoencoder"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_memory_and_compilation_are_measured_in_processes_of_their_own(fresh_python):
     record = fresh_python("""
 import json

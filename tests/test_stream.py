@@ -16,6 +16,7 @@ from isthmus.data.tables import Parquet, Schema, Stream, read_table, write_table
 from isthmus.data.tables import stream as module
 from isthmus.errors import InputError
 from isthmus.recipe import TrainingRecipe
+from isthmus.store.figures import Source
 from isthmus.training import LongRows, train
 from isthmus.training import batches as batches_module
 from isthmus.training.batches import LongBatches
@@ -298,7 +299,7 @@ def test_a_streamed_fit_never_trains_on_what_it_holds_out(folder, monkeypatch):
     assert len(held_out) == 50
     assert held_out == set(given["rows"].without)
     assert sorted([*trained, *held_out]) == list(range(sum(SIZES)))
-    assert fitted.figures.stream == {"rows": sum(SIZES), "sampled": 500, "files": 3}
+    assert fitted.figures.stream == Source(rows=sum(SIZES), sampled=500, files=3)
     assert fitted.schema == stream.schema
     drawn, again = fitting.rows_again(fitted, stream.X)
     assert torch.equal(again.x, given["held_out"].x)
@@ -331,7 +332,7 @@ def test_the_command_line_fits_long_tables(folder, tmp_path, capsys):
     assert cli.main([*arguments, *settings, "--no-report"]) == 0
     assert "3,233" in capsys.readouterr().out
     fitted = load(tmp_path / "model")
-    assert fitted.figures.stream["rows"] == sum(SIZES)
+    assert fitted.figures.stream.rows == sum(SIZES)
     assert [column.name for column in fitted.schema.columns if column.role == "context"] == ["colour"]
     assert not (tmp_path / "model.run").exists()
 
@@ -350,7 +351,7 @@ def test_an_interrupted_fit_of_a_long_table_goes_on_only_with_the_same_files(tmp
     assert "got a changed one" in capsys.readouterr().err
     (tmp_path / "kept").rename(folder / "1.parquet")
     assert cli.main(["fit", "--resume", str(tmp_path / "model.run")]) == 0
-    assert load(tmp_path / "model").figures.stream["rows"] == sum(SIZES)
+    assert load(tmp_path / "model").figures.stream.rows == sum(SIZES)
 
 
 def partitioned(folder, names=("year=2021/month=a", "year=2022/month=b%20c")):

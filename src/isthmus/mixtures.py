@@ -52,6 +52,7 @@ def gaussian_mixture(
         Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
 
     Example:
+        >>> import torch
         >>> gaussian_mixture(torch.randn(100, 2), 3, ridge=1e-3).means_.shape
         (3, 2)
     """
