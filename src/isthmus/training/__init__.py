@@ -190,7 +190,7 @@ def train(
     Args:
         flow: any flow; changed in place.
         objective: how it is trained.
-        train: standardised rows, or those of a stream.
+        train: standardised rows, or those of a stream; without columns, (n, 0), where an objective needs no data.
         held_out: standardised rows that decide; at most 1,000 evenly spaced ones are used, fewer with large Jacobians.
         settings: the recipe's section `training`; its defaults if not given. With `max_steps` 0 the flow stays as it
             is, and is scored.

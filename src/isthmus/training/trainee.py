@@ -186,9 +186,10 @@ class Trainee(lightning.LightningModule):
         return self._noisy(x, noise), levels if c is None else torch.cat([c, levels], 1)
 
     def _noisy(self, x: Tensor, noise: Tensor | float) -> Tensor:
-        """Return rows with Gaussian noise, on a known surface projected back to it."""
+        """Return rows with Gaussian noise, projected back to a known surface; conditions alone have no columns."""
         moved = x + noise * torch.randn_like(x)
-        return moved if isinstance(self.flow, LearnedManifold) else self.flow.rows.project(moved)
+        free = isinstance(self.flow, LearnedManifold) or not x.shape[1]
+        return moved if free else self.flow.rows.project(moved)
 
     def _likelihood_weight(self) -> float:
         """Return 0 for the first half of the warm-up, which finds the noise floor, then a ramp to 1."""
