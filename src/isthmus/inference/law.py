@@ -218,7 +218,8 @@ def infer(
     found = Inference(laws[0], log_density, centre, scale, histories[0], (), Health(()))
     weights = tuple(found.judge(condition, seed=seed) for condition in judged)
     missing = [_missing(found, laws, condition, seed) for condition in judged] if restarts and end == 1 else []
-    health = Health(_verdicts(histories[0], weights, missing))
+    tempered = tuple(Weights(w.log_p / end, w.log_q, w.x) for w in weights)  # what the law was trained for
+    health = Health(_verdicts(histories[0], tempered, missing))
     return Inference(laws[0], log_density, centre, scale, histories[0], weights, health)
 
 

@@ -42,6 +42,7 @@ class Weights:
         arXiv 1802.02538.
 
     Example:
+        >>> import torch
         >>> weights = Weights(torch.full((100,), -1.0), torch.full((100,), -1.5), torch.ones(100, 2))
         >>> weights.elbo, round(weights.log_evidence, 3), weights.standard_error, weights.effective
         (0.5, 0.5, 0.0, 1.0)
