@@ -44,7 +44,7 @@ class Weights:
     Example:
         >>> import torch
         >>> weights = Weights(torch.full((100,), -1.0), torch.full((100,), -1.5), torch.ones(100, 2))
-        >>> weights.elbo, round(weights.log_evidence, 3), weights.standard_error, weights.effective
+        >>> weights.elbo, round(weights.log_evidence, 3), weights.standard_error, round(weights.effective, 3)
         (0.5, 0.5, 0.0, 1.0)
     """
 
