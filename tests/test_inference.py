@@ -11,7 +11,7 @@ from sklearn.linear_model import lars_path
 from torch.distributions import Dirichlet
 
 from isthmus.errors import InputError
-from isthmus.flows import BijectiveFlow
+from isthmus.flows import BijectiveFlow, RectangularFlow
 from isthmus.inference import MixtureWeights, PenaltyPath, ReverseKL, Weights, conditions, infer, pareto_k
 from isthmus.supports import Euclidean, LpSphere, Simplex, Sphere
 
@@ -51,7 +51,8 @@ def test_a_normalised_density_has_evidence_one_and_its_means(name):
     assert -0.05 < weights.elbo <= 0.01
     assert weights.effective > 0.9
     if mean is not None:
-        np.testing.assert_allclose(weights.summarise(weights.x).mean, mean, atol=0.03)
+        weights = found.judge(n=50_000, seed=1)  # a mean of as many draws has an error below 0.005
+        np.testing.assert_allclose(weights.summarise(weights.x).mean, mean, atol=0.02)
     x = found.sample(500)
     support.check(x)
     difference = found.log_prob(x) - target(x, None)
@@ -136,8 +137,6 @@ def test_what_cannot_be_inferred_is_refused():
     with pytest.raises(InputError, match="finite log density"):
         infer(lambda x, c: x.sum(1) / 0, Sphere(3), training={"max_steps": 1})
     with pytest.raises(InputError, match="draws can be differentiated"):
-        from isthmus.flows import RectangularFlow
-
         RectangularFlow(3, 1).rsample_with_log_prob(2)
 
 
@@ -150,7 +149,7 @@ def diabetes(*columns):
     return (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_mode_follows_the_path_of_the_lasso():
     X, y = diabetes(2, 3, 8)
     path = PenaltyPath(p=1, mode=True, training={"max_steps": 600}, flow=SMALL, random_state=0).fit(X, y)

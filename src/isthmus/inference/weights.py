@@ -111,6 +111,7 @@ def pareto_k(log_weights: Float[Tensor, " n"]) -> float:
         k; minus infinity where the largest weights are all the same, NaN for fewer than 20 of them.
 
     Example:
+        >>> import torch
         >>> u = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> abs(pareto_k(-0.6 * u.log()) - 0.6) < 0.15  # weights u^-0.6
         True
