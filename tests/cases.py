@@ -15,9 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from isthmus import networks
-from isthmus.flow import Injection, LearnedManifold
+from isthmus.flow import Injection, LearnedManifold, WholeSpace
 from isthmus.flows import FLOWS, FreeFormFlow, ManifoldFlow, VariationalFlow
 from isthmus.networks.chains import Modulate
+from isthmus.rows import Rows
 from isthmus.supports import (
     SUPPORTS,
     Ellipsoid,
@@ -231,9 +232,17 @@ def make_flow(name, D=5, d=2, C=0, **options):
     else:
         flow = FLOWS[name](*modules_of(name, D, d, C), D, d, C, **options).double()
     with torch.no_grad():
+        if isinstance(flow, WholeSpace):
+            flow.start(bent_rows(D, C))
         for parameter in flow.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return flow
+
+
+def bent_rows(D, C=0, n=600):
+    """Rows whose columns depend on the first one and on the context."""
+    x, c = randn(n, D), randn(n, C) if C else None
+    return Rows(x + 0.5 * x[:, :1].square() + (0.0 if c is None else c.sum(1, keepdim=True)), c)
 
 
 def rows_for(flow, n=6):

@@ -20,14 +20,14 @@ density sees the first C columns alone.
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from zuko.lazy import LazyDistribution
+from zuko.lazy import LazyDistribution, LazyTransform
 
 from isthmus import latents
 from isthmus.autodiff import reverse_only
@@ -45,6 +45,7 @@ __all__ = [
     "LearnedManifold",
     "NetworkFlow",
     "Networked",
+    "WholeSpace",
     "check_context",
     "check_temperature",
     "in_double",
@@ -163,6 +164,17 @@ class Flow(nn.Module, ABC):
         """
         return most
 
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Refuse options of a recipe that do not fit together, before there are data; nothing here.
+
+        Args:
+            options: those that a recipe names, by their names.
+
+        Raises:
+            InputError: nothing would read one of them, or one of them needs another.
+        """
+
     def start(self, rows: Rows) -> None:
         """Set parameters from rows before training: principal components, ActNorm, inducing points; nothing here.
 
@@ -275,6 +287,65 @@ class Injection(Flow):
     def reconstruct(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch D"]:
         """Return the point that x is mapped to, `x_hat = g(f(x))`, (batch, D)."""
         return self.decode(self.encode(x, c), c)
+
+
+class WholeSpace(Injection):
+    """An invertible map of the whole of R^D: `f = T`, `g = T^-1`, d = D, and nothing is projected away.
+
+    Implementing one: call `super().__init__(data_dim, latent_dim, context_dim)` and set `transform`, a zuko lazy
+    transform of vectors from the data to the latent space; everything else follows.
+
+    Args:
+        data_dim: D.
+        latent_dim: must be D.
+        context_dim: number of context columns C, 0 for none.
+
+    Attributes:
+        transform: T, called with a context or None.
+
+    Raises:
+        InputError: the latent dimension is not D.
+    """
+
+    transform: LazyTransform
+
+    def __init__(self, data_dim: int, latent_dim: int, context_dim: int = 0) -> None:
+        super().__init__(Euclidean(data_dim), latent_dim, context_dim)
+        if latent_dim != data_dim:
+            raise InputError(
+                f"expected latent_dim {data_dim}, as many as columns, for a bijective flow; got {latent_dim}; use a "
+                "free-form or a rectangular flow for a manifold"
+            )
+
+    def encode(self, x: Float[Tensor, "batch D"], c: Context = None) -> Float[Tensor, "batch d"]:
+        """Return `T(x)`, (batch, D)."""
+        return self.transform(c)(x)
+
+    def decode(self, z: Float[Tensor, "batch d"], c: Context = None) -> Float[Tensor, "batch D"]:
+        """Return `T^-1(z)`, (batch, D)."""
+        return self.transform(c).inv(z)
+
+    def volume(self, x: Float[Tensor, "batch D"], c: Context = None) -> Volume:
+        """Return code, x itself, and the exact `log_volume = -log |det T'(x)|`, (batch,) in nats, as T gives it."""
+        z, log_det = self.transform(c).call_and_ladj(x)
+        return Volume(z, x, -log_det.reshape(x.shape[0], -1).sum(1))
+
+    def rsample_with_log_prob(self, n: int, c: Context = None) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"]]:
+        """Draw n rows with their log densities, differentiable in the parameters; see `Flow.rsample_with_log_prob`.
+
+        Raises:
+            InputError: the context has not n rows; draws of the latent density cannot be differentiated.
+        """
+        check_context(n, c)
+        base = self.base(c)
+        if not base.has_rsample:
+            raise InputError(
+                f"expected a latent density whose draws can be differentiated, as 'normal'; got {type(base).__name__}; "
+                "choose another"
+            )
+        z = base.rsample(torch.Size([]) if base.batch_shape else torch.Size([n]))
+        x, log_det = self.transform(c).inv.call_and_ladj(z)
+        return x, base.log_prob(z) - log_det.reshape(n, -1).sum(1)
 
 
 class LearnedManifold(Injection):

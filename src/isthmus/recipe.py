@@ -254,6 +254,7 @@ class FlowRecipe(Part):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.check(FLOWS, "flow")
+        FLOWS[self.kind].check_options(self.options)
         for name, registry in (("network", NETWORKS), ("latent", LATENTS)):
             part = getattr(self, name)
             if part is not None:

@@ -467,16 +467,15 @@ def _asked(recipe: Recipe, data: Split) -> int | None:
 
 
 def _build(recipe: Recipe, data: Split, latent_dim: int) -> Flow:
-    rows = data.train if data.weights is None else data.drawn
     n, data_dim = data.train.x.shape
     if n < latent_dim:
         raise InputError(f"expected at least as many rows as latent dimensions, {latent_dim}; got {n}; choose fewer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        flow = recipe.build_flow(data_dim, latent_dim, 0 if rows.c is None else rows.c.shape[1])
+        flow = recipe.build_flow(data_dim, latent_dim, 0 if data.train.c is None else data.train.c.shape[1])
         if recipe.flow.initialise == "auto":
             with torch.no_grad():
-                flow.start(rows.thinned(_REFIT_ROWS).to(torch.float64))
+                flow.start(data.drawn.thinned(_REFIT_ROWS).to(torch.float64))
     return flow
 
 
