@@ -14,8 +14,10 @@ import pytest
 import torch
 
 # scikit-learn's checks pass wrong types to the estimators on purpose.
+ESTIMATORS = ("estimator", "inference")
 SOURCE = Path(__file__).parents[1] / "src" / "isthmus"
-CHECKED = [f"isthmus.{path.stem}" for path in SOURCE.iterdir() if path.stem[0] != "_" and path.stem != "estimator"]
+CHECKED = [f"isthmus.{path.stem}" for path in SOURCE.iterdir() if path.stem[0] != "_" and path.stem not in ESTIMATORS]
+CHECKED += [f"isthmus.inference.{name}" for name in ("law", "objective", "weights")]
 
 if "ISTHMUS_NO_TYPECHECK" not in os.environ:
     jaxtyping.install_import_hook(CHECKED, "checking.typechecker")

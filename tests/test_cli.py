@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import logging
+import re
 import shutil
 import sys
 import time
@@ -25,6 +26,8 @@ from isthmus.data.tables import read_table, write_table
 from isthmus.store import FORMAT
 
 VERBS = ("fit", "score", "sample", "encode", "decode", "evaluate", "report", "explore", "grids", "inspect", "list")
+VERBS += ("path", "mixture-weights")
+NOTE = re.compile(r"isthmus: |[A-Z].*\.$")  # progress, or a sentence on the table
 SHORT = ("--set", "training.max_steps=20", "--set", "training.patience=99", "--no-report")
 ROWS = 120
 
@@ -450,6 +453,23 @@ MISTAKES = {
     ),
     "figures of another kind": damaged("metrics.json", lambda path: path.write_text("[]")),
     "garbled figures": damaged("metrics.json", lambda path: path.write_text("{")),
+    "a path of no response": verb("path", "mixed.csv", "--response", "nope"),
+    "a path of words": verb("path", "mixed.csv", "--response", "colour"),
+    "a path of a constant": verb("path", "mixed.csv", "--response", "unit"),
+    "a path of gaps": verb("path", "mixed.csv", "--response", "b"),
+    "an elastic path": verb("path", "mixed.csv", "--response", "k", "--penalty", "elastic:0.5"),
+    "a path of power zero": verb("path", "mixed.csv", "--response", "k", "--penalty", "lp:0"),
+    "a path of no share": verb("path", "mixed.csv", "--response", "k", "--penalty", "l1+l2:1"),
+    "a path of another measure": verb("path", "mixed.csv", "--response", "k", "--measure", "mass"),
+    "an interval of everything": verb("path", "mixed.csv", "--response", "k", "--interval", "1"),
+    "a path over its table": verb("path", "mixed.csv", "--response", "k", "-o", "mixed.csv", "--force"),
+    "a page that is no page": verb("path", "mixed.csv", "--response", "k", "--report", "page.pdf"),
+    "weights of words": verb("mixture-weights", "mixed.csv"),
+    "weights of gaps": on_text("a,b\n1,\n2,3\n", "mixture-weights", "TABLE"),
+    "weights of a sure thing": on_text("a,b\n1,inf\n2,3\n", "mixture-weights", "TABLE"),
+    "weights of one": on_text("a\n1\n2\n", "mixture-weights", "TABLE"),
+    "a prior in words": on_text("a,b\n1,2\n", "mixture-weights", "TABLE", "--alpha", "few"),
+    "a prior of three": on_text("a,b\n1,2\n", "mixture-weights", "TABLE", "--alpha", "1,2,3"),
     "no verb": lambda _: (),
     "an unknown verb": lambda _: ("scroe",),
     "an unknown option": verb("score", "mixed", "mixed.csv", "--fast"),
@@ -468,9 +488,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(folder, name):
     if name != "no verb":  # which prints the help
         *progress, last = result.err.splitlines()
         assert last.startswith("isthmus: error: ")
-        assert [
-            line for line in progress if "error" in line or not line.startswith(("isthmus: ", "Text", "Const"))
-        ] == []
+        assert [line for line in progress if "error" in line or not NOTE.match(line)] == []
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     shutil.rmtree(folder / "damaged", ignore_errors=True)
 

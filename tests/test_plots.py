@@ -19,6 +19,9 @@ NAMES = ["sepal length", "<b>$width$ & co</b>", "花びらの長さ", "x" * 80]
 DIGITS = load_digits().images[:6]
 LOG = [{"step": s, "log_density": -1e4 if s == 0 else -9 + s, "reconstruction": 1 / (1 + s)} for s in range(9)]
 CURVE = [{"latent_dim": d, "log_likelihood": -((d - 3.0) ** 2), "standard_error": 0.3} for d in (4, 1, 2, 3)]
+LEVELS = np.linspace(0.1, 0.9, 9)
+MEANS = LEVELS[:, None] * np.array([1.0, -2.0, 0.0, 0.5])
+SHARES = np.random.default_rng(0).dirichlet([2.0, 6.0, 1.0], 400)
 
 PICTURES = {
     "training": lambda: plots.training_curves(LOG, [(3, "last change of beta"), (5, "weights kept")]),
@@ -41,6 +44,12 @@ PICTURES = {
     "plane": lambda: plots.manifold(IRIS[:, :2], IRIS[:, 2], IRIS[:, 2:], NAMES[:2], [IRIS[:9, :2]]),
     "space": lambda: plots.manifold(IRIS[:, :3], IRIS[:, 3], IRIS[:0, :3], NAMES[:3]),
     "profiles": lambda: plots.profiles(np.linspace(-2, 2, 50), IRIS.reshape(3, 50, 4), NAMES),
+    "path": lambda: plots.path(LEVELS, MEANS, MEANS - 0.1, MEANS + 0.2, NAMES, best=0.5, beside=MEANS * 0.9),
+    "path of many": lambda: plots.path(LEVELS, *(np.tile(MEANS, 5),) * 3, [f"column {j}" for j in range(20)]),
+    "evidence": lambda: plots.evidence(LEVELS, -((LEVELS - 0.5) ** 2), np.full(9, 0.01)),
+    "shares": lambda: plots.shares(SHARES, SHARES.mean(0), SHARES.min(0), SHARES.max(0), NAMES[:3]),
+    "shares of one": lambda: plots.shares(np.eye(2)[:1], np.eye(2)[0], np.eye(2)[0], np.eye(2)[0], NAMES[:2]),
+    "ternary": lambda: plots.ternary(SHARES, SHARES.mean(0), NAMES[:3]),
     "images": lambda: plots.image_rows(DIGITS.reshape(2, 3, 8, 8), ["rows", "samples"], "Digits."),
 }
 
@@ -189,3 +198,20 @@ def test_numbers_in_sentences(value, text):
 def test_names_are_one_short_line():
     assert shown("a\nb\x00c") == "a b?c"
     assert len(shown("x" * 500, 12)) == 12
+
+
+def test_a_path_shows_the_columns_of_the_largest_means():
+    means = np.tile(MEANS, 5)
+    figure = plots.path(LEVELS, means, means, means, [f"column {j}" for j in range(20)]).figure
+    assert {ax.get_title("left") for ax in figure.axes} >= {f"column {j}" for j in range(1, 20, 4)}
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), MEANS[:, 1])
+
+
+def test_parts_of_a_whole_lie_at_their_places_in_the_triangle():
+    (ax,) = plots.ternary(np.eye(3), np.full(3, 1 / 3), ["a", "b", "c"]).figure.axes
+    corners = ax.collections[0].get_offsets()
+    distances = np.linalg.norm(corners - np.roll(corners, 1, 0), axis=1)
+    np.testing.assert_allclose(distances, 1)
+    np.testing.assert_allclose(np.ravel(ax.lines[-1].get_data()), np.mean(corners, axis=0))
+    names = {text.get_text(): text.xy for text in ax.texts}
+    np.testing.assert_allclose([names[name] for name in "abc"], corners)

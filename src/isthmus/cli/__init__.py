@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli import fit, rows, show  # noqa: F401 (each adds its verbs, in the order of the help)
+from isthmus.cli import fit, laws, rows, show  # noqa: F401 (each adds its verbs, in the order of the help)
 from isthmus.cli.common import ARGUMENTS, QUIET, app, progress_lines, say
 from isthmus.cli.streams import OutputError, standard_streams
 from isthmus.errors import InputError

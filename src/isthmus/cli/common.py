@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []  # verbs are typed, not called
 
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _EVERY = 30.0  # seconds between lines within a phase
 _log = logging.getLogger("isthmus")
 
@@ -191,17 +193,36 @@ def busy(what: str) -> Iterator[Callable[[str], Any]]:
 
 def load_model(model: Path, output: str | None = None, tables: Sequence[str] = (), *, force: bool = False) -> "Fitted":
     """Read the model, after a look at whether the output may be written, so that no work is done in vain."""
-    from isthmus.cli.outputs import check_outputs
-    from isthmus.data.tables import FORMATS
     from isthmus.store import load
 
-    if output not in (None, "-"):
-        if not str(output).lower().endswith(tuple(FORMATS)):
-            raise InputError(f"expected an output that ends in {', '.join(FORMATS)}; got {output}; rename it")
-        if not os.path.isdir(os.path.dirname(str(output)) or "."):
-            raise InputError(f"expected an existing folder for {output}; got none; create it first")
-        check_outputs([Path(str(output))], tables, model, force=force)
+    check_table_output(output, tables, model, force=force)
     return load(model)
+
+
+def check_table_output(
+    output: str | None, tables: Sequence[str] = (), model: Path | None = None, *, force: bool
+) -> None:
+    """Refuse a table that may not be written, before any work is done."""
+    from isthmus.cli.outputs import check_outputs
+    from isthmus.data.tables import FORMATS
+
+    if output in (None, "-"):
+        return
+    if not str(output).lower().endswith(tuple(FORMATS)):
+        raise InputError(f"expected an output that ends in {', '.join(FORMATS)}; got {output}; rename it")
+    if not os.path.isdir(os.path.dirname(str(output)) or "."):
+        raise InputError(f"expected an existing folder for {output}; got none; create it first")
+    check_outputs([Path(str(output))], tables, model, force=force)
+
+
+def seconds(text: str | None) -> float | None:
+    """Read a time such as 90s, 5m or 1h."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise InputError(f"expected a time such as 90s, 5m or 1h; got {text!r}; write a number and its unit")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def unpacked_bound(asked: int | None) -> int:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import re
 import shlex
 import sys
 import time
@@ -30,6 +29,7 @@ from isthmus.cli.common import (
     note,
     read,
     say,
+    seconds,
     unpacked_bound,
 )
 from isthmus.cli.outputs import check_model_output
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 __all__: list[str] = []  # verbs are typed, not called
 
 _REPORT_SECONDS, _REPORT_SHARE = 4.0, 0.03  # of the time; where less is left, there is no report
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 _Table = Annotated[
@@ -154,7 +153,7 @@ def _overrides(latent_dim: str | None, seed: int | None, max_time: str | None, d
     options = {
         "flow.latent_dim": _latent_dim(latent_dim),
         "seed": seed,
-        "training.max_time": _seconds(max_time),
+        "training.max_time": seconds(max_time),
         "training.devices": devices,
     }
     return [f"{key}={value}" for key, value in options.items() if value is not None]
@@ -317,15 +316,6 @@ def _latent_dim(text: str | None) -> str | None:
     if text is None or text == "auto" or (text.isascii() and text.isdigit() and int(text) > 0):
         return text
     raise InputError(f"expected a latent dimension of at least 1, or auto; got {text!r}; choose another")
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not match:
-        raise InputError(f"expected a time such as 90s, 5m or 1h; got {text!r}; write a number and its unit")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def _names(texts: Sequence[str], columns: Sequence[str]) -> list[str]:

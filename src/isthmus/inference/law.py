@@ -20,7 +20,7 @@ from isthmus.inference.weights import Weights
 from isthmus.matrices import matrix
 from isthmus.recipe import Part, TrainingRecipe
 from isthmus.rows import Rows
-from isthmus.supports import SUPPORTS, Support
+from isthmus.supports import SUPPORTS, StarLike, Support
 from isthmus.training import History, train
 
 __all__ = ["LIMITS", "Inference", "infer"]
@@ -245,10 +245,7 @@ def _again(flow: Flow | Mapping[str, Any] | None) -> Flow | Mapping[str, Any] | 
 def _built(rows: Support, context_dim: int, flow: Flow | Mapping[str, Any] | None) -> Flow:
     if isinstance(flow, Flow):
         return flow
-    names = [name for name, kind in SUPPORTS.items() if isinstance(rows, kind)]
-    kinds = [
-        name for name, kind in FLOWS.items() if ReverseKL.serves(kind) and kind.exact and {*names} & {*kind.supports}
-    ]
+    kinds = [name for name, kind in FLOWS.items() if ReverseKL.serves(kind) and kind.exact and _lives_on(kind, rows)]
     if not kinds:
         raise InputError(
             f"expected a support with a flow that draws differentiably; got {type(rows).__name__}; give `flow`"
@@ -258,6 +255,13 @@ def _built(rows: Support, context_dim: int, flow: Flow | Mapping[str, Any] | Non
     options = {"fast": "sampling"} | dict(flow or {}) if "fast" in takes else dict(flow or {})
     part = Part.model_validate({"kind": kinds[0], **options})
     return part.build(FLOWS, **{name: value for name, value in given.items() if name in takes})
+
+
+def _lives_on(kind: type[Flow], rows: Support) -> bool:
+    """Return whether flows of a kind have a support: by its name, or as one more star-like surface."""
+    named = [SUPPORTS[name] for name in kind.supports]
+    surfaces = all(issubclass(support, StarLike) for support in named)
+    return isinstance(rows, StarLike if surfaces else tuple(named))
 
 
 def _temperature(flow: Flow, target: LogDensity, every: Rows, seed: int) -> float:

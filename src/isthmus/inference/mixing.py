@@ -31,10 +31,12 @@ class MixtureWeights(BaseEstimator):
         alpha: concentration of the Dirichlet prior, > 0: one number or one a component; below 1 few are favoured.
         training: options of a recipe's section `training`.
         flow: options of the flow.
+        restarts: laws from other starts, which the verdict `coverage` compares with; each takes as long as the first.
         random_state: seed.
 
     Attributes:
         inference_: the law of the weights, with its verdicts.
+        weights_: draws of it with their importance weights.
         mean_: posterior means, (K,).
         deviation_: posterior standard deviations, (K,).
         log_evidence_: log of the marginal likelihood, in nats.
@@ -56,31 +58,38 @@ class MixtureWeights(BaseEstimator):
         *,
         training: dict[str, Any] | None = None,
         flow: dict[str, Any] | None = None,
+        restarts: int = 1,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        self.alpha, self.training, self.flow, self.random_state = alpha, training, flow, random_state
+        self.alpha, self.training, self.flow = alpha, training, flow
+        self.restarts, self.random_state = restarts, random_state
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Learn the posterior of the weights.
 
         Args:
-            X: log density of each row under each component, (n_samples, K), K >= 2.
+            X: log density of each row under each component, (n_samples, K), K >= 2; minus infinity where it has none.
             y: ignored.
 
         Raises:
-            InputError: alpha is not positive or has another length.
+            InputError: alpha is not positive or has another length; a log density is NaN or infinite, or a row has a
+                density under no component.
         """
-        rows: NDArray[np.float64] = validate_data(self, X, dtype=np.float64, ensure_min_features=2)
+        sizes: dict[str, Any] = {"ensure_min_features": 2, "ensure_all_finite": False}
+        rows: NDArray[np.float64] = validate_data(self, X, dtype=np.float64, **sizes)
+        _check_log_densities(rows)
         K = rows.shape[1]
-        alpha = np.broadcast_to(np.asarray(self.alpha, dtype=np.float64), (K,))
-        if not (alpha > 0).all():
-            raise InputError(f"expected alpha > 0; got {self.alpha}; 1 favours no weights")
+        alpha = np.asarray(self.alpha, dtype=np.float64)
+        if alpha.shape not in ((), (K,)) or not (alpha > 0).all():
+            raise InputError(f"expected alpha > 0, one number or {K}; got {self.alpha}; 1 favours no weights")
+        alpha = np.broadcast_to(alpha, (K,))
         target = _Mixture(rows, alpha)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        self.inference_ = infer(target, Simplex(K), flow=self.flow, training=self.training, seed=seed)
-        weights = self.inference_.judge(n=_DRAWS, seed=seed)
-        self.mean_, self.deviation_, *_ = weights.summarise(weights.x)
-        self.log_evidence_ = weights.log_evidence
+        how: dict[str, Any] = {"flow": self.flow, "training": self.training, "restarts": self.restarts}
+        self.inference_ = infer(target, Simplex(K), seed=seed, **how)
+        self.weights_ = self.inference_.judge(n=_DRAWS, seed=seed)
+        self.mean_, self.deviation_, *_ = self.weights_.summarise(self.weights_.x)
+        self.log_evidence_ = self.weights_.log_evidence
         return self
 
     def sample(self, n_samples: int = 1) -> NDArray[np.float64]:
@@ -96,9 +105,23 @@ class MixtureWeights(BaseEstimator):
             mass: of each interval, in (0, 1).
         """
         check_is_fitted(self)
-        weights = self.inference_.judge(n=_DRAWS)
-        _, _, low, high = weights.summarise(weights.x, mass)
+        _, _, low, high = self.weights_.summarise(self.weights_.x, mass)
         return np.stack([low, high], 1)
+
+
+def _check_log_densities(rows: NDArray[np.float64]) -> None:
+    """Refuse NaN, plus infinity, and rows without a finite number."""
+    bad = np.isnan(rows) | (rows == np.inf)
+    if bad.any():
+        i, k = np.argwhere(bad)[0].tolist()
+        got = "NaN" if np.isnan(rows[i, k]) else "inf"
+        raise InputError(
+            f"expected log densities, finite or minus infinity; got {got} in row {i} (counted from 0), component {k}; "
+            "correct it"
+        )
+    if (nowhere := np.isneginf(rows).all(1)).any():
+        i = int(nowhere.argmax())
+        raise InputError(f"expected rows with a density under a component; got row {i} with none; leave it out")
 
 
 class _Mixture:

@@ -21,7 +21,7 @@ from torch import Tensor
 from isthmus.errors import InputError
 from isthmus.flow import Context
 from isthmus.inference.law import Inference, infer
-from isthmus.supports import GroupLasso, LevelSet, LpSphere, StarLike
+from isthmus.supports import Gauge, GroupLasso, LevelSet, LpSphere, StarLike
 
 __all__ = ["Path", "PenaltyPath"]
 
@@ -62,6 +62,8 @@ class PenaltyPath(RegressorMixin, BaseEstimator):
     Args:
         p: exponent of the penalty `(sum |b_k|^p)^(1/p)`, > 0: 1 for the LASSO, 2 for ridge.
         groups: number of the group of each column, for the group LASSO in place of p; None for none.
+        share: w in (0, 1), for `w |b|_1 + (1 - w) |b|_2` in place of p; None for none. The elastic net's own penalty,
+            with |b|_2 squared, is no multiple of itself at other levels; this one also shrinks, and sets to 0.
         sigma: standard deviation of the noise of the standardised response, > 0, or `auto`, that of the residuals of
             least squares.
         lowest: the lowest level as a share of the highest, the penalty of least squares, in (0, 1).
@@ -70,6 +72,8 @@ class PenaltyPath(RegressorMixin, BaseEstimator):
         mode: whether the path of the mode is looked for instead of the posterior, by a last temperature of 0.01.
         training: options of a recipe's section `training`.
         flow: options of the flow.
+        draws: draws a level, of which means, intervals and evidence are computed.
+        restarts: laws from other starts, which the verdict `coverage` compares with; each takes as long as the first.
         random_state: seed.
 
     Attributes:
@@ -97,17 +101,20 @@ class PenaltyPath(RegressorMixin, BaseEstimator):
         p: float = 1.0,
         *,
         groups: Sequence[int] | None = None,
+        share: float | None = None,
         sigma: float | Literal["auto"] = "auto",
         lowest: float = 0.05,
         measure: Literal["surface", "cone", "coarea"] = "surface",
         mode: bool = False,
         training: dict[str, Any] | None = None,
         flow: dict[str, Any] | None = None,
+        draws: int = _DRAWS,
+        restarts: int = 1,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        self.p, self.groups, self.sigma, self.lowest = p, groups, sigma, lowest
+        self.p, self.groups, self.share, self.sigma, self.lowest = p, groups, share, sigma, lowest
         self.measure, self.mode, self.random_state = measure, mode, random_state
-        self.training, self.flow = training, flow
+        self.training, self.flow, self.draws, self.restarts = training, flow, draws, restarts
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn the posterior of the coefficients at all levels.
@@ -127,8 +134,8 @@ class PenaltyPath(RegressorMixin, BaseEstimator):
         self._centre, self._scale = rows.mean(0), np.where(rows.std(0) > 0, rows.std(0), 1.0)
         self._response = float(response.mean()), float(response.std()) or 1.0
         A, b = (rows - self._centre) / self._scale, (response - self._response[0]) / self._response[1]
-        least_squares, *_ = np.linalg.lstsq(A, b, rcond=None)
-        self.sigma_ = self._noise(A, b, least_squares)
+        least_squares, _, rank, _ = np.linalg.lstsq(A, b, rcond=None)
+        self.sigma_ = self._noise(A, b, least_squares, int(rank))
         surface = self._surface(A.shape[1])
         gauge = surface.log_gauge(torch.tensor(least_squares).unsqueeze(0)).exp()
         self.highest_ = float(gauge) / surface.level
@@ -141,6 +148,7 @@ class PenaltyPath(RegressorMixin, BaseEstimator):
             flow=self.flow,
             training=self.training,
             end=0.01 if self.mode else 1.0,
+            restarts=self.restarts,
             seed=int(check_random_state(self.random_state).randint(2**31)),
         )
         found = self.path(np.linspace(self.lowest, 1.0, 20) * self.highest_)
@@ -149,13 +157,12 @@ class PenaltyPath(RegressorMixin, BaseEstimator):
         self.intercept_ = self._response[0] - float(self._centre @ self.coef_)
         return self
 
-    def path(self, levels: ArrayLike, *, interval: float = 0.9, n: int = _DRAWS) -> Path:
+    def path(self, levels: ArrayLike, *, interval: float = 0.9) -> Path:
         """Return the posterior at some levels, by importance sampling from the law that was learnt.
 
         Args:
             levels: of the penalty, (m,), from the lowest to the highest of the fit.
             interval: mass of the credible intervals, in (0, 1).
-            n: draws a level.
 
         Raises:
             InputError: a level is outside of those that the fit served.
@@ -167,12 +174,29 @@ class PenaltyPath(RegressorMixin, BaseEstimator):
             raise InputError(f"expected levels from {least:.4g} to {most:.4g}, as fitted; got {asked}; choose others")
         rows = []
         for level in asked:
-            weights = self.inference_.judge([[level]], n=n)
+            weights = self.inference_.judge([[level]], n=self.draws)
             coefficients = weights.x * torch.tensor(level * self._response[1] / self._scale)
             summary = weights.summarise(coefficients, interval, equal=self.mode)
-            evidence = weights.log_evidence + self._problem.constant, weights.standard_error, weights.effective
-            rows.append((level, *summary, *evidence))
+            error = math.hypot(weights.standard_error, self._problem.error)
+            rows.append((level, *summary, weights.log_evidence + self._problem.constant, error, weights.effective))
         return Path(*(np.array(column) for column in zip(*rows, strict=True)))
+
+    def least_squares(self, levels: ArrayLike) -> NDArray[np.float64] | None:
+        """Return the path of penalised least squares at some levels, (m, d), in the units of the columns.
+
+        The LASSO's by least angle regression for p = 1, ridge regression's in closed form for p = 2, NaN at levels
+        beyond its end; None for other penalties.
+
+        Args:
+            levels: of the penalty, (m,).
+        """
+        check_is_fitted(self)
+        solve = {1.0: _lasso, 2.0: _ridge}.get(float(self.p)) if self.groups is None and self.share is None else None
+        if solve is None:
+            return None
+        gram, moment = self._problem.gram.numpy(), self._problem.moment.numpy()
+        asked = np.atleast_1d(np.asarray(levels, dtype=np.float64))
+        return solve(gram, moment, asked) * self._response[1] / self._scale
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the posterior mean of the response at the level of the highest evidence, (n_samples,)."""
@@ -180,20 +204,37 @@ class PenaltyPath(RegressorMixin, BaseEstimator):
         data: NDArray[np.float64] = validate_data(self, X, dtype=np.float64, reset=False)
         return data @ self.coef_ + self.intercept_
 
-    def _noise(self, A: NDArray[np.float64], b: NDArray[np.float64], least_squares: NDArray[np.float64]) -> float:
+    def _noise(
+        self, A: NDArray[np.float64], b: NDArray[np.float64], least_squares: NDArray[np.float64], rank: int
+    ) -> float:
         if self.sigma != "auto":
             if self.sigma <= 0:
                 raise InputError(f"expected sigma > 0; got {self.sigma}; 'auto' takes that of least squares")
             return float(self.sigma)
-        n, d = A.shape
-        if n <= d + 1:
-            raise InputError(f"expected sigma where {n} rows are no more than {d} columns; got 'auto'; give it")
-        return max(1e-6, float(np.linalg.norm(b - A @ least_squares)) / math.sqrt(n - d - 1))
+        freedom = len(A) - rank - 1  # levels of a category sum to 1: columns may depend on one another
+        if freedom < 1:
+            raise InputError(f"expected sigma where {len(A)} rows leave no residual; got 'auto'; give it")
+        return max(1e-6, float(np.linalg.norm(b - A @ least_squares)) / math.sqrt(freedom))
 
     def _surface(self, d: int) -> LevelSet:
-        if self.groups is None:
-            return LpSphere(d, float(self.p))
-        return GroupLasso(d, tuple(self.groups))
+        if self.groups is not None and self.share is not None:
+            raise InputError("expected groups or a share; got both; leave one out")
+        if self.share is not None:
+            if not 0 < self.share < 1:
+                raise InputError(f"expected a share in (0, 1); got {self.share}; p=1 or p=2 is the penalty at the ends")
+            return Gauge(d, _Mixed(self.share))
+        return LpSphere(d, float(self.p)) if self.groups is None else GroupLasso(d, tuple(self.groups))
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """The penalty `w |b|_1 + (1 - w) |b|_2`: a norm, so its level sets are multiples of one surface."""
+
+    share: float
+
+    def __call__(self, b: Tensor) -> Tensor:
+        """Return the penalty of rows, (n,)."""
+        return self.share * b.abs().sum(1) + (1 - self.share) * b.norm(dim=1)
 
 
 class _Regression:
@@ -205,7 +246,7 @@ class _Regression:
         self.gram, self.moment = torch.tensor(A.T @ A), torch.tensor(A.T @ b)
         self.square, self.sigma, self.surface, self.measure = float(b @ b), sigma, surface, measure
         # the prior is uniform on the surface, and the likelihood that of the standardised response
-        area = surface.log_area().value
+        area, self.error = surface.log_area()  # an estimate on some surfaces
         self.constant = -area - 0.5 * len(b) * math.log(2 * math.pi * sigma**2)
 
     def __call__(self, u: Tensor, c: Context) -> Tensor:
@@ -214,3 +255,34 @@ class _Regression:
         fitted = ((coefficients @ self.gram) * coefficients).sum(1) - 2 * coefficients @ self.moment
         likelihood = -0.5 * (fitted + self.square) / self.sigma**2
         return likelihood if self.measure == "surface" else likelihood + self.surface.log_measure(u, self.measure)
+
+
+def _lasso(gram: NDArray[np.float64], moment: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the coefficients of the LASSO at levels of their sum of sizes, (m, d); NaN beyond the last corner."""
+    from sklearn.linear_model import lars_path_gram
+
+    _, _, corners = lars_path_gram(moment, gram, n_samples=len(moment), method="lasso")
+    sizes = np.abs(corners).sum(0)
+    reached = np.where(levels <= sizes[-1] * (1 + 1e-6), np.minimum(levels, sizes[-1]), np.nan)
+    return np.stack([np.interp(reached, sizes, coefficient) for coefficient in corners], 1)
+
+
+def _ridge(gram: NDArray[np.float64], moment: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the coefficients of ridge regression at levels of their length, (m, d); NaN beyond least squares."""
+    from scipy.optimize import brentq
+
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > 1e-10 * values[-1]
+    values, vectors = values[kept], vectors[:, kept]
+    along = vectors.T @ moment
+    most = np.linalg.norm(along / values)
+
+    def at(level: float) -> NDArray[np.float64]:
+        """Return the coefficients of length `level`."""
+        if level >= most * (1 - 1e-9):
+            return vectors @ (along / values) * (1.0 if level <= most * (1 + 1e-6) else np.nan)
+        excess = lambda log: np.linalg.norm(along / (values + np.exp(log))) - level  # noqa: E731
+        log_penalty = brentq(excess, np.log(values[0]) - 40, np.log(np.linalg.norm(along) / level) + 1)
+        return vectors @ (along / (values + np.exp(log_penalty)))
+
+    return np.stack([at(float(level)) for level in levels])

@@ -8,18 +8,21 @@ goes into a page by `Picture.svg`, into a file by `Picture.png`.
 | `fitting` | training, reconstruction against the noise floor, spectrum, choice of the latent dimension |
 | `density` | scores with the outlier cut, samples against rows, calibration off the surface |
 | `surface` | codes, the surface in the data's space, walks along it |
+| `posterior` | laws from a log density: penalty paths, evidence, mixture weights |
 
 A new figure is a function in one of them, decorated with `styled`: arrays in, `Picture` out.
 """
 
 from isthmus.plots.density import calibration, histogram, kolmogorov_smirnov, marginals, pair_plot
 from isthmus.plots.fitting import latent_dim_curve, reconstruction_floor, spectrum, training_curves
+from isthmus.plots.posterior import evidence, path, shares, ternary
 from isthmus.plots.style import Picture
 from isthmus.plots.surface import image_rows, latent_scatter, manifold, profiles
 
 __all__ = [
     "Picture",
     "calibration",
+    "evidence",
     "histogram",
     "image_rows",
     "kolmogorov_smirnov",
@@ -28,8 +31,11 @@ __all__ = [
     "manifold",
     "marginals",
     "pair_plot",
+    "path",
     "profiles",
     "reconstruction_floor",
+    "shares",
     "spectrum",
+    "ternary",
     "training_curves",
 ]

@@ -6,30 +6,25 @@
 | `baselines` | two usual densities on the same rows |
 | `words`, `citations` | what is said |
 | `figures` | which figures there are; they are drawn by `isthmus.plots` |
-
-The page is `page.html`, a template of jinja2, which escapes whatever comes from a user.
+| `laws` | pages on laws from a log density: penalty paths and mixture weights |
+| `template` | what all pages share: filling `page.html`, and writing it whole |
 """
 
 import json
 import math
-import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from isthmus.data.tables import Column
 from isthmus.data.tables.wording import one_line
 from isthmus.deadline import Deadline
-from isthmus.disk import write_durably
 from isthmus.errors import InputError
 from isthmus.plots.style import nats
-from isthmus.report import figures, words
+from isthmus.report import figures, template, words
 from isthmus.report.baselines import Score, compare
 from isthmus.report.citations import citations
 from isthmus.report.evidence import Evidence, gather
@@ -41,8 +36,6 @@ _COMPARED = 0.05  # of a limited time is left for the figures when the compariso
 _NO_CLASSIFIER = (
     "there was no time for the classifier that tells samples from rows; `isthmus report` without a limit trains it"
 )
-_VERSIONS = ("isthmus", "torch", "zuko", "lightning", "scikit-learn", "numpy")
-_STATES = {"ok": "✓ passed", "warn": "! warning", "fail": "✗ failed"}
 
 
 def render(
@@ -90,15 +83,16 @@ def render(
     groups, left_out = _in_time(_groups(fitted, evidence, scores, shape), limit)
     if deadline is not None and evidence.samples is not None and evidence.c2st is None:
         left_out.append(_NO_CLASSIFIER)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["sentence"] = _sentence
-    page = environment.from_string(resources.files(__name__).joinpath("page.html").read_text("utf-8"))
+    name = one_line(name, 80)
     titles = [("learned", "What was learned"), ("checks", "The checks"), *((g["id"], g["title"]) for g in groups)]
     titles += [("made", "How it was made"), ("cite", "What to cite")]
-    return page.render(
-        name=one_line(name, 80),
+    return template.filled(
+        title=f"{name}: report on a model",
+        heading=f"Report on the model {name}",
+        measured="Each was measured when the model was fitted, on rows that its training did not use.",
+        units="Log densities are in nats and in the table's own units; reconstruction errors and distances are on "
+        "standardised columns.",
         verdict=words.verdicts(fitted, noticed),
-        words=_STATES,
         questions=words.CHECKS,
         summary=words.summary(fitted, evidence),
         remarks=[*(v.sentence for v in noticed if v.status == "ok"), *left_out],
@@ -106,11 +100,10 @@ def render(
         facts=words.facts(fitted, evidence),
         columns=words.column_table(fitted, None if frame is None else [str(column) for column in frame.columns]),
         groups=groups,
-        commands=[one_line(command, 2000) for command in commands],
-        versions=", ".join(f"{name} {version}" for name, version in (versions or _versions()).items()),
+        commands=commands,
+        versions=versions,
         recipe=fitted.recipe.dump(),
-        bibtex="\n\n".join(citations(fitted, evidence, baselines=bool(scores))),
-        version=metadata.version("isthmus"),
+        bibtex=citations(fitted, evidence, baselines=bool(scores)),
     )
 
 
@@ -141,7 +134,7 @@ def write(
     Raises:
         InputError: the table does not suit the model, or the file cannot be written.
     """
-    _check_file(output)
+    template.check_file(output)
     commands = [fitted.figures.command, f"isthmus {shlex.join(arguments)}" if arguments else None]
     page = render(
         fitted,
@@ -152,11 +145,7 @@ def write(
         shape=image_shape(image),
         deadline=deadline,
     )
-    try:
-        write_durably(output, page.encode())
-    except OSError as error:
-        raise InputError(f"could not write {output}: {error.strerror}; choose another file") from error
-    return output
+    return template.write(page, output)
 
 
 def image_shape(text: str | None) -> tuple[int, int] | None:
@@ -179,13 +168,6 @@ def image_shape(text: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise InputError(f"expected a height and a width such as 28x28; got {text!r}; give both")
     return int(height), int(width)
-
-
-def _check_file(output: Path) -> None:
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"expected a file that ends in .html; got {output}; rename it")
-    if output.is_dir() or not output.parent.is_dir():
-        raise InputError(f"expected a file in an existing folder; got {output}; choose another")
 
 
 def _own_shape(fitted: Fitted) -> tuple[int, int] | None:
@@ -276,18 +258,12 @@ def _groups(
         if section.applies(evidence, scores):
             rows = section.table(fitted, evidence, scores)
             placed = [
-                _placed(f"{section.key}-{place}", figure)
+                template.placed(f"{section.key}-{place}", figure)
                 for place, figure in enumerate(section.figures(fitted, evidence, shape), 1)
             ]
             text = section.text(evidence)
             named = {"id": section.key, "title": section.title, "text": text, "head": section.head, "rows": rows}
             yield {**named, "figures": placed}
-
-
-def _placed(name: str, figure: figures.Figure) -> dict[str, Any]:
-    heading, guide, picture = figure
-    svg = Markup(picture.svg(name, f"{name}-seen"))
-    return {"id": name, "heading": heading, "guide": guide, "alt": picture.alt, "svg": svg}
 
 
 def _in_time(groups: Iterator[dict[str, Any]], limit: Deadline) -> tuple[list[dict[str, Any]], list[str]]:
@@ -309,13 +285,3 @@ def _score_rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
         )
         for score in scores
     ]
-
-
-def _sentence(text: str) -> str:
-    """Return a text with a capital and a full stop."""
-    text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _VERSIONS}

@@ -22,6 +22,7 @@ __all__ = [
     "facts",
     "fairness",
     "judged",
+    "not_ok",
     "noticed",
     "summary",
     "verdicts",
@@ -112,7 +113,7 @@ def verdicts(fitted: Fitted, noticed: Sequence[Verdict] = ()) -> Verdicts:
     if health is None or not health.verdicts:
         reason = "Its folder holds no record of the checks that a fit ends with; fit it again to have them."
         uses = [Use(use, "unknown", _ANSWERS["unknown"]) for use in _USES]
-        return Verdicts("unknown", _HEADLINES["unknown"], reason, uses, _not_ok(noticed), [])
+        return Verdicts("unknown", _HEADLINES["unknown"], reason, uses, not_ok(noticed), [])
     every = (*health.verdicts, *noticed)
     uses = []
     for use, names in _USES.items():
@@ -120,10 +121,10 @@ def verdicts(fitted: Fitted, noticed: Sequence[Verdict] = ()) -> Verdicts:
         uses.append(Use(use, status, _ANSWERS[status]))
     status = Health(every).status
     reason = _reason(health, sum(v.status != "ok" for v in noticed))
-    return Verdicts(status, _HEADLINES[status], reason, uses, _not_ok(every), list(health.verdicts))
+    return Verdicts(status, _HEADLINES[status], reason, uses, not_ok(every), list(health.verdicts))
 
 
-def _not_ok(every: Sequence[Verdict]) -> list[Verdict]:
+def not_ok(every: Sequence[Verdict]) -> list[Verdict]:
     """Return the verdicts that are not `ok`, the worst first."""
     return sorted((v for v in every if v.status != "ok"), key=lambda v: -STATUSES.index(v.status))
 

@@ -19,6 +19,7 @@ Rows are counted from 0, as in `frame.iloc`.
 from isthmus.data.tables.columns import Column
 from isthmus.data.tables.files import FORMATS, as_frame, read_table, write_table
 from isthmus.data.tables.pictures import holds_images, image_files
+from isthmus.data.tables.regression import Regression
 from isthmus.data.tables.schema import MAX_LEVELS, Schema
 from isthmus.data.tables.sizes import MOST_UNPACKED, parse_size
 from isthmus.data.tables.stream import Parquet, Stream
@@ -29,6 +30,7 @@ __all__ = [
     "MOST_UNPACKED",
     "Column",
     "Parquet",
+    "Regression",
     "Schema",
     "Stream",
     "as_frame",
