@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from benchmarks.experiments.couplings import few_rows, plane, ring
 from benchmarks.experiments.earth import places
 from benchmarks.experiments.gradients import gradient_cosines
 from benchmarks.experiments.hutchinson import hutchinson_variance
@@ -13,10 +14,13 @@ from benchmarks.experiments.toy_pathology import pathology
 __all__ = ["EXPERIMENTS", "Row"]
 
 EXPERIMENTS: dict[str, Callable[[Spec, int], Iterable[Row]]] = {
+    "few_rows": few_rows,
     "gradient_quality": gradient_cosines,
     "hutchinson_variance": hutchinson_variance,
     "part_probed": part_probed,
     "pathology": pathology,
     "places": places,
+    "plane": plane,
+    "ring": ring,
     "singular_values": singular_values,
 }
