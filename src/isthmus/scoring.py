@@ -20,11 +20,13 @@ from isthmus.data.tables import Column, Schema
 from isthmus.data.tables.columns import Role, is_image, named
 from isthmus.data.tables.schema import NOTE
 from isthmus.data.tables.wording import Faults, quoted, reject
+from isthmus.diagnostics import AffineGain, affine_gain
 from isthmus.errors import InputError
-from isthmus.flow import Context, Injection
+from isthmus.flow import Context, Injection, WholeSpace
 from isthmus.matrices import LARGEST
 from isthmus.metrics import METRICS
 from isthmus.model import Model
+from isthmus.rows import Rows
 from isthmus.store import Fitted
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "encode",
     "evaluate",
     "features",
+    "gain_of_a_layer",
     "sample",
     "score",
     "tensors",
@@ -44,6 +47,7 @@ _SAMPLED_ROWS = 1_000  # at once: noise with one covariance a component takes D^
 _MOST_AUDITED_ROWS = 5_000  # above, the importance-sampled density is computed on fewer rows
 _AUDITED_ROWS = 2_000
 _NULLABLE: dict[str, Any] = {"i": "Int64", "u": "UInt64", "b": "boolean"}  # kind of a type that has no missing value
+_FEWEST_FOR_GAIN = 30  # rows, with fewer a gain cannot be told from noise
 _LARGEST_GAP = 1.0  # nats a row, beside three standard errors
 _RECONSTRUCTION = ("training", "finite", "latent_dim", "curvature", "beta", "reconstruction")  # verdicts, and causes
 
@@ -316,7 +320,9 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
         columns; `log_density`, the mean in nats a row, the most faithful there is, with `log_density_standard_error`,
         on `log_density_rows`. Around a learned manifold this is importance-sampled, and there are
         `log_density_linearised`, `log_density_gap`, by how much that exceeds the former on the same rows, and
-        `log_density_manifold`; of a flow with codes `reconstruction_mse`; of images of whole numbers
+        `log_density_manifold`; of a flow with codes `reconstruction_mse`; of an invertible flow of the whole space, on
+        30 rows and more, `affine_gain`, what one more affine coupling would gain before a standard normal, in nats a
+        row, with `affine_gain_standard_error`; of images of whole numbers
         `bits_per_dimension`; `beyond_arithmetic`, the number of rows so far away that their log density is minus
         infinity, which makes the means so too, and which gap and standard error leave out; `seconds`.
 
@@ -339,9 +345,30 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
     if isinstance(flow, Injection):
         figures["reconstruction_mse"] = float(model.reconstruction_error(rows.x, rows.c).mean())
     figures |= _log_densities(model, rows)
+    if isinstance(flow, WholeSpace) and len(rows.x) >= _FEWEST_FOR_GAIN:
+        gain = gain_of_a_layer(flow, _spread(model, rows, seed))
+        figures |= {"affine_gain": gain.value, "affine_gain_standard_error": gain.standard_error}
     if _dequantised(fitted):
         figures["bits_per_dimension"] = bits_per_dimension(fitted, figures["log_density"])
     return figures | {"seconds": time.monotonic() - started}
+
+
+def gain_of_a_layer(flow: WholeSpace, rows: Rows) -> AffineGain:
+    """Return what one more affine coupling would gain; see `isthmus.diagnostics.affine_gain`.
+
+    Args:
+        flow: an invertible flow of the whole space.
+        rows: prepared rows, 30 at least, whole numbers spread.
+    """
+    return affine_gain(rows.map(flow.encode).detach(), rows.c)
+
+
+def _spread(model: Model, rows: _Rows, seed: int) -> Rows:
+    """Return prepared rows, whole numbers spread over their unit."""
+    u = model.columns.standardise(rows.x)
+    noise = torch.rand(u.shape, dtype=u.dtype, generator=torch.Generator().manual_seed(seed)) - 0.5
+    c = None if rows.c is None or model.context_columns is None else model.context_columns.standardise(rows.c)
+    return Rows(model.columns.spread(u, noise), c)
 
 
 def distrust(figures: Mapping[str, Any]) -> str | None:

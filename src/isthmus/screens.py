@@ -213,6 +213,7 @@ _EVALUATED: dict[str, tuple[str, str]] = {  # figure of `evaluate` -> name and r
     "log_density_standard_error": ("  standard error", "of its sampling, on {log_density_rows:,} rows"),
     "log_density_linearised": ("  linearised", "the fast form of it"),
     "log_density_manifold": ("manifold log density", "comparable for equal latent dimension only"),
+    "affine_gain": ("one more layer", "nats that an affine coupling would gain, ± {affine_gain_standard_error:.4f}"),
     "reconstruction_mse": ("reconstruction_mse", "on standardised columns, lower is better"),
     "fid_like": ("fid_like", _DISTANCE),
     "energy_distance": ("energy_distance", _DISTANCE),

@@ -10,6 +10,7 @@ a `Health`: verdicts, causes before symptoms, each with one sentence on what is 
 | `dimension` | of the data alone: intrinsic and correlation dimension, the noise floor of flat pieces |
 | `geometry` | residuals against that floor, `f'` against the pseudo-inverse of `g'`, singular values, curvature |
 | `likelihood` | codes, samples and densities against what the model claims; the surrogate's gradient |
+| `universality` | what one more coupling would gain, what a volume-preserving flow cannot learn |
 
 A new diagnostic is a function and a record in one of these, a property of `Measurements`, an entry of `LIMITS` with the
 measured reason, and one of `CHECKS` in `judging`, which says what kind of density or flow it asks for.
@@ -43,9 +44,19 @@ from isthmus.diagnostics.likelihood import (
     two_sample,
 )
 from isthmus.diagnostics.measuring import Measurements
+from isthmus.diagnostics.universality import (
+    AffineGain,
+    VolumePreservingLimit,
+    affine_gain,
+    non_standardness,
+    volume_preserving_limit,
+    volume_preserving_limit_on_grid,
+    whitening_bound,
+)
 
 __all__ = [
     "LIMITS",
+    "AffineGain",
     "Agreement",
     "Codes",
     "Curvature",
@@ -61,6 +72,8 @@ __all__ = [
     "Spectrum",
     "TwoSample",
     "Verdict",
+    "VolumePreservingLimit",
+    "affine_gain",
     "agreement",
     "codes",
     "correlation_dimension",
@@ -71,10 +84,14 @@ __all__ = [
     "gradient_quality",
     "intrinsic_dimension",
     "judge",
+    "non_standardness",
     "pseudo_inverse",
     "reconstruction",
     "samples",
     "spectrum",
     "steadiness",
     "two_sample",
+    "volume_preserving_limit",
+    "volume_preserving_limit_on_grid",
+    "whitening_bound",
 ]

@@ -17,13 +17,13 @@ from isthmus.autodiff import jacobian
 from isthmus.columns import Columns
 from isthmus.deadline import Deadline
 from isthmus.density import Ambient, Noise, gaussian_components, log_normal
-from isthmus.diagnostics import FlatPieces, Samples, Spectrum, flat_pieces, samples, spectrum
+from isthmus.diagnostics import AffineGain, FlatPieces, Samples, Spectrum, flat_pieces, samples, spectrum
 from isthmus.errors import InputError
 from isthmus.fitting import rows_again
-from isthmus.flow import Context, Flow, Injection, LearnedManifold
+from isthmus.flow import Context, Flow, Injection, LearnedManifold, WholeSpace
 from isthmus.metrics import c2st_auc
 from isthmus.rows import Rows
-from isthmus.scoring import tensors
+from isthmus.scoring import gain_of_a_layer, tensors
 from isthmus.store import Fitted
 from isthmus.supports import Euclidean
 
@@ -34,6 +34,7 @@ Source = Literal["held out", "given", "drawn"]
 _ROWS = 4_000  # judged
 _ROWS_PER_SECOND, _FEWEST_JUDGED = 50, 200  # of a limited time
 _FEWEST_ROWS = 10  # with fewer there are no statistics
+_FEWEST_FOR_GAIN = 30  # likewise, of one more layer
 _SURFACE_POINTS = 1_500
 _TWO_SAMPLE_ROWS, _FEWEST_TOLD = 500, 10  # of the classifier
 _SECONDS_PER_CUBE, _SECONDS_PER_CELL = 3e-10, 1.1e-4  # of the classifier, measured: D^3 for axes, n D for trees
@@ -59,6 +60,7 @@ class Evidence:
         samples: energy test and nearest rows of samples against rows, or None.
         c2st: how well a classifier tells them apart, or None.
         surface: what a flow with codes shows; None of others.
+        gain: what one more affine coupling would gain a flow of the whole space; None of others, and of few rows.
     """
 
     source: Source
@@ -70,6 +72,7 @@ class Evidence:
     samples: Samples | None
     c2st: float | None
     surface: "OnSurface | None"
+    gain: AffineGain | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,12 @@ def gather(fitted: Fitted, frame: pd.DataFrame | None, *, seed: int = 0, deadlin
             samples=None if others is None else samples(density, others, rows, seed=seed),
             c2st=None if others is None else _told_apart(columns, drawn, x, seed, limit),
             surface=_on_surface(fitted, flow, rows, others, source, seed) if _has_flat_codes(flow) else None,
+            gain=gain_of_a_layer(flow, rows) if others is not None and _can_gain(flow, rows) else None,
         )
+
+
+def _can_gain(flow: Flow, rows: Rows) -> TypeGuard[WholeSpace]:
+    return isinstance(flow, WholeSpace) and len(rows) >= _FEWEST_FOR_GAIN
 
 
 def _has_flat_codes(flow: Flow) -> TypeGuard[Injection]:

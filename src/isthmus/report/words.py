@@ -287,8 +287,16 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
         ("Latent density", _part(fitted.latent.model_dump())),
         ("Noise model", _part(fitted.noise.model_dump()) if fitted.noise else ""),
         ("Training", _effort(figures)),
+        ("What a layer would add", _gain(fitted, evidence)),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _gain(fitted: Fitted, evidence: Evidence) -> str:
+    if evidence.gain is None:
+        return ""
+    before = "" if fitted.latent.kind == "as trained" else ", before a normal latent density as it was trained with"
+    return f"{evidence.gain.sentence()} on the judged rows{before}"
 
 
 def _beta(figures: Figures) -> str:
