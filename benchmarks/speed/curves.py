@@ -8,9 +8,10 @@ import torch
 
 from benchmarks.speed.cases import Setting
 from benchmarks.speed.steps import BETA, peak_of, seconds_of
+from benchmarks.speed.stochastic import stochastic
 from isthmus import FreeForm, FreeFormFlow
 from isthmus.networks import mlp_pair
-from isthmus.volume import exact, stochastic
+from isthmus.volume import exact
 
 __all__ = ["AXES", "QUANTITIES", "START", "curves", "exponent"]
 
