@@ -140,7 +140,8 @@ class PenaltyPath(RegressorMixin, BaseEstimator):
         gauge = surface.log_gauge(torch.tensor(least_squares).unsqueeze(0)).exp()
         self.highest_ = float(gauge) / surface.level
         self._problem = _Regression(A, b, self.sigma_, surface, self.measure)
-        levels = np.linspace(self.lowest, 1.0, _TRAINED_LEVELS)[:, None] * self.highest_
+        spaced = [space(self.lowest, 1.0, _TRAINED_LEVELS // 2) for space in (np.linspace, np.geomspace)]
+        levels = np.sort(np.concatenate(spaced))[:, None] * self.highest_  # laws of low levels differ the most
         self.inference_: Inference = infer(
             self._problem,
             surface,
