@@ -216,19 +216,32 @@ def test_code_on_a_page_runs(page, monkeypatch, tmp_path):
 SHELL = [page for page in PAGES if "```sh\nisthmus" in page.read_text()]
 
 
+SURFACES = {  # table -> columns
+    "quakes": ["longitude", "latitude"],
+    "soils": ["sand", "silt", "clay"],
+    "torsions": ["delta", "chi"],
+}
+
+
 def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
 @pytest.fixture
-def tables(monkeypatch, tmp_path):
+def tables(monkeypatch, tmp_path, page):
     """The tables that commands of the pages read, the folder of an interrupted fit, and few steps for all of them."""
     quick = Recipe.parse("{flow: {latent_dim: 1}, training: {max_steps: 8}, refit: {latent: gaussian}}")
+    if page.name == "surfaces.md":
+        quick = Recipe.parse("{training: {max_steps: 8}}")
     monkeypatch.setattr("isthmus.recipe.Recipe.parse", lambda *_: quick)
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame(torch.randn(90, 3).numpy(), columns=list("abc"))
     write_table(frame, "measurements.csv")
     write_table(frame[:20], "new.csv")
+    for name, columns in SURFACES.items():
+        values = torch.distributions.Dirichlet(torch.full((len(columns),), 30.0)).sample((90,)).numpy()
+        write_table(pd.DataFrame(100 * values, columns=columns), f"{name}.csv")
+        write_table(pd.DataFrame(100 * values[:20], columns=columns), f"{name}_test.csv")
     Path("big").mkdir()
     for part in range(2):
         write_table(frame[part::2], f"big/{part}.parquet")

@@ -17,6 +17,8 @@ from isthmus.plots.style import COLORS, DENSITY, INK, MODEL, ROWS, THIRD, number
 IRIS = load_iris().data
 NAMES = ["sepal length", "<b>$width$ & co</b>", "花びらの長さ", "x" * 80]
 DIGITS = load_digits().images[:6]
+MAP = np.add.outer(np.arange(6.0), -np.arange(12.0))
+PLACES = np.array([[10.0, 20.0], [-45.0, 170.0], [80.0, -90.0]])
 LOG = [{"step": s, "log_density": -1e4 if s == 0 else -9 + s, "reconstruction": 1 / (1 + s)} for s in range(9)]
 CURVE = [{"latent_dim": d, "log_likelihood": -((d - 3.0) ** 2), "standard_error": 0.3} for d in (4, 1, 2, 3)]
 LEVELS = np.linspace(0.1, 0.9, 9)
@@ -43,6 +45,17 @@ PICTURES = {
     "one code": lambda: plots.latent_scatter(IRIS[:, :1], IRIS[:, 1], "width"),
     "plane": lambda: plots.manifold(IRIS[:, :2], IRIS[:, 2], IRIS[:, 2:], NAMES[:2], [IRIS[:9, :2]]),
     "space": lambda: plots.manifold(IRIS[:, :3], IRIS[:, 3], IRIS[:0, :3], NAMES[:3]),
+    "map": lambda: plots.sphere_map(MAP, PLACES, PLACES[:, 0] > 60, "per steradian"),
+    "map of samples": lambda: plots.sphere_map(MAP, PLACES[:2], np.zeros(2, dtype=bool), "per steradian"),
+    "triangle": lambda: plots.density_triangle(
+        plots.triangle_centres(9)[:, 1], SHARES, SHARES[:, 0] > 0.9, NAMES[:3], "per unit of area", whole=100.0
+    ),
+    "two angles": lambda: plots.angle_panels(
+        [MAP[:, :6]], PLACES, PLACES[:, 0] > 60, NAMES[:2], "per radian", starts=[0, -180], turn=360
+    ),
+    "angles": lambda: plots.angle_panels(
+        [MAP[:, :6]] * 3, np.tile(PLACES, 2), PLACES[:, 0] > 60, NAMES, "per radian", starts=[0] * 4, turn=6.283
+    ),
     "profiles": lambda: plots.profiles(np.linspace(-2, 2, 50), IRIS.reshape(3, 50, 4), NAMES),
     "path": lambda: plots.path(LEVELS, MEANS, MEANS - 0.1, MEANS + 0.2, NAMES, best=0.5, beside=MEANS * 0.9),
     "path of many": lambda: plots.path(LEVELS, *(np.tile(MEANS, 5),) * 3, [f"column {j}" for j in range(20)]),
@@ -215,3 +228,41 @@ def test_parts_of_a_whole_lie_at_their_places_in_the_triangle():
     np.testing.assert_allclose(np.ravel(ax.lines[-1].get_data()), np.mean(corners, axis=0))
     names = {text.get_text(): text.xy for text in ax.texts}
     np.testing.assert_allclose([names[name] for name in "abc"], corners)
+
+
+def test_a_map_s_cells_and_rows_lie_at_their_latitudes_and_longitudes():
+    ax = plots.sphere_map(MAP, PLACES, np.array([False, False, True]), "per steradian").figure.axes[0]
+    mesh, dots, crosses = ax.collections
+    corners = mesh.get_coordinates()
+    np.testing.assert_allclose(corners[0, 0], [-np.pi, -np.pi / 2])
+    np.testing.assert_allclose(corners[-1, -1], [np.pi, np.pi / 2])
+    np.testing.assert_allclose(mesh.get_array().reshape(MAP.shape), MAP)
+    np.testing.assert_allclose(np.degrees(dots.get_offsets()), PLACES[:2, ::-1])
+    np.testing.assert_allclose(np.degrees(crosses.get_offsets()), PLACES[2:, ::-1])
+
+
+def test_the_small_triangles_of_a_density_cover_the_large_one():
+    for n in (1, 2, 5):
+        centres = plots.triangle_centres(n)
+        assert centres.shape == (n * n, 3)
+        np.testing.assert_allclose(centres.mean(0), 1 / 3)
+        np.testing.assert_allclose(centres.sum(1), 1)
+        assert centres.min() > 0
+    rows = np.eye(3)
+    picture = plots.density_triangle(centres[:, 2], rows, np.zeros(3, dtype=bool), ["a", "b", "c"], "per unit of area")
+    ax = picture.figure.axes[0]
+    corners = ax.collections[1].get_offsets()
+    names = {text.get_text(): text.get_position() for text in ax.texts}
+    assert [np.linalg.norm(corners - names[name], axis=1).argmin() for name in "abc"] == [0, 1, 2]
+    np.testing.assert_allclose(ax.collections[0].get_array(), centres[:, 2])
+
+
+def test_every_pair_of_the_first_three_angles_has_a_panel_over_a_whole_turn():
+    grids = [np.full((4, 4), float(k)) for k in range(3)]
+    names = ["a", "b", "c", "d"]
+    figure = plots.angle_panels(
+        grids, np.zeros((1, 4)), np.array([False]), names, "per degree", starts=[0, -180, 0, 0], turn=360
+    ).figure
+    panels = [ax for ax in figure.axes if ax.axison and ax.collections and ax.get_xlim()[1] - ax.get_xlim()[0] == 360]
+    assert [float(ax.collections[0].get_array().flat[0]) for ax in panels] == [0, 1, 2]
+    assert [(ax.get_xlim()[0], ax.get_ylim()[0]) for ax in panels] == [(0, -180), (0, 0), (-180, 0)]

@@ -573,7 +573,7 @@ def test_images_become_rows_channels_first_and_come_back(tmp_path, shape, kind):
     schema, notes = Schema.learn(frame, ["label"])
     channels = shape[2] if len(shape) == 3 else 1
     assert schema.image == (channels, *shape[:2])
-    assert any("no target (1): 'x'" in note for note in notes)
+    assert any("conditioned on them (1): 'x'" in note for note in notes)
     X, C = schema.encode(frame)
     first = frame["image"][0].reshape(*shape[:2], channels)
     assert np.array_equal(X[0].reshape(channels, *shape[:2]), first.transpose(2, 0, 1))

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from isthmus.data.tables import Coordinates
     from isthmus.density import NOISES, Ambient, ComponentNoise, Density, IsotropicNoise, LowRankNoise, Own
     from isthmus.errors import InputError
     from isthmus.estimator import InjectiveFlow, InjectiveFlowDetector
@@ -78,6 +79,7 @@ __all__ = [
     "BijectiveFlow",
     "Categories",
     "ComponentNoise",
+    "Coordinates",
     "Density",
     "Ellipsoid",
     "Euclidean",
@@ -133,6 +135,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "data.tables": ("Coordinates",),
     "density": (
         "NOISES",
         "Ambient",

@@ -47,6 +47,7 @@ class Parts:
         folder: for the parts, `part-00000.parquet`, `part-00001.parquet`, ...; its parent must exist.
         verb: "score" or "encode", see `isthmus.scoring`.
         density: of the scores, a name of the model's density, or None for the usual one.
+        per: of the scores of rows on a known surface, the unit of the density, or None for the usual one.
         rows: the least number of rows of a part, but for the last of a file.
         strict: whether one row that does not suit the model stops the run. If not, every part has a column `note`.
 
@@ -68,6 +69,7 @@ class Parts:
     folder: Path
     verb: Verb = "score"
     density: str | None = None
+    per: str | None = None
     rows: int = _ROWS
     strict: bool = False
 
@@ -143,7 +145,7 @@ class Parts:
             if self.verb == "encode":
                 result = scoring.encode(self.fitted, frame, strict=self.strict)
             else:
-                result = scoring.score(self.fitted, frame, density=self.density, strict=self.strict)
+                result = scoring.score(self.fitted, frame, density=self.density, per=self.per, strict=self.strict)
         except InputError as error:
             check = lambda rows: scoring.tensors(self.fitted, rows)  # noqa: E731
             raise located(error, self.table, first, frame, check) from error
@@ -157,11 +159,18 @@ class Parts:
         return {
             "verb": self.verb,
             "density": self.fitted.model.evaluation(self.density) if self.verb == "score" else None,
+            **self._unit(),
             "strictness": self.strict,
             "model": _fingerprint(self.fitted),
             "input": self.table.fingerprint(),
             "rows": [run.rows for run in self._runs],
         }
+
+    def _unit(self) -> dict[str, str]:
+        """Return the unit of the scores of rows on a known surface, where there are several."""
+        schema = self.fitted.schema
+        several = self.verb == "score" and schema is not None and schema.coordinates is not None
+        return {"unit": self.fitted.density_unit(self.per).phrase} if several or self.per is not None else {}
 
 
 def _compare(found: Any, expected: dict[str, Any], folder: Path) -> None:

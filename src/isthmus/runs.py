@@ -74,6 +74,10 @@ class Command(BaseModel):
     max_unpacked: int | None = None
     missing: list[str] = []
     decimal: Literal["", ".", ","] = ""
+    surface: str | None = None
+    columns: list[str] = []
+    unit: str | None = None
+    project: bool = False
 
 
 class Record(BaseModel):

@@ -46,6 +46,7 @@ __all__ = [
 _SAMPLED_ROWS = 1_000  # at once: noise with one covariance a component takes D^2 numbers a row
 _MOST_AUDITED_ROWS = 5_000  # above, the importance-sampled density is computed on fewer rows
 _AUDITED_ROWS = 2_000
+_MEANS = ("log_density", "log_density_linearised", "log_density_manifold")  # figures that have a unit of volume
 _NULLABLE: dict[str, Any] = {"i": "Int64", "u": "UInt64", "b": "boolean"}  # kind of a type that has no missing value
 _FEWEST_FOR_GAIN = 30  # rows, with fewer a gain cannot be told from noise
 _LARGEST_GAP = 1.0  # nats a row, beside three standard errors
@@ -59,22 +60,30 @@ class _Rows(NamedTuple):
     c: Context
 
 
-def score(fitted: Fitted, frame: pd.DataFrame, *, density: str | None = None, strict: bool = False) -> pd.DataFrame:
+def score(
+    fitted: Fitted,
+    frame: pd.DataFrame,
+    *,
+    density: str | None = None,
+    per: str | None = None,
+    strict: bool = False,
+) -> pd.DataFrame:
     """Return log density and reconstruction error of each row.
 
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit.
         density: a name of the model's density, see `isthmus.model.Model.log_prob`; the first by default.
+        per: of rows on a known surface the unit of the density, see `isthmus.store.Fitted.density_unit`.
         strict: whether one row that does not suit the model refuses the table. If not, such a row has no scores, and
             those of the other rows are, bit for bit, what they would be if it did suit.
 
     Returns:
-        `log_density` in nats, with respect to the measure that `fitted.measured` names; of a flow with codes also
-        `reconstruction_error`, the squared distance to the reconstruction on standardised columns; in the order of the
-        rows. Of images of whole numbers also `bits_per_dimension`, unless the density is that of the manifold. Where
-        the model does not reconstruct its own data also `untrusted`, why. Where a row has a gap or another value that
-        the fit has not prepared for, its numbers are NaN, and `note` says why. A row so far away that arithmetic
+        `log_density` in nats, with respect to the measure that `fitted.density_unit(per)` names; of a flow with codes
+        also `reconstruction_error`, the squared distance to the reconstruction on standardised columns; in the order
+        of the rows. Of images of whole numbers also `bits_per_dimension`, unless the density is that of the manifold.
+        Where the model does not reconstruct its own data also `untrusted`, why. Where a row has a gap or another value
+        that the fit has not prepared for, its numbers are NaN, and `note` says why. A row so far away that arithmetic
         overflows has minus infinity and infinity.
 
     Raises:
@@ -88,8 +97,9 @@ def score(fitted: Fitted, frame: pd.DataFrame, *, density: str | None = None, st
         ['log_density', 'reconstruction_error']
     """
     faults = Faults()
+    offset = fitted.density_unit(per).offset
     model, rows = fitted.model, _stood_in(fitted, frame, faults, strict=strict)
-    scores = pd.DataFrame({"log_density": model.log_prob(rows.x, rows.c, density=density).numpy()})
+    scores = pd.DataFrame({"log_density": model.log_prob(rows.x, rows.c, density=density).numpy() + offset})
     if isinstance(model.flow, Injection):
         scores["reconstruction_error"] = model.reconstruction_error(rows.x, rows.c).numpy()
     if density != "manifold" and _dequantised(fitted):
@@ -303,7 +313,7 @@ def sample(
     return _frame(fitted, _Rows(_draw(fitted.model, n, c, seed=seed, **how), c))
 
 
-def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
+def evaluate(fitted: Fitted, frame: pd.DataFrame, *, per: str | None = None, seed: int = 0) -> dict[str, Any]:
     """Evaluate how well a model fits rows, best rows that it was not fitted to.
 
     As many samples as rows are compared with the rows by the metrics of `isthmus.metrics`; above 5,000 rows the
@@ -312,6 +322,7 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
     Args:
         fitted: the model and its record.
         frame: a table with the columns of the fit, at least 10 rows.
+        per: of rows on a known surface the unit of the density, see `isthmus.store.Fitted.density_unit`.
         seed: of the samples.
 
     Returns:
@@ -329,14 +340,14 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
     Raises:
         InputError: the table does not suit the model.
     """
-    started = time.monotonic()
+    started, unit = time.monotonic(), fitted.density_unit(per)
     model, rows = fitted.model, _rows(fitted, frame)
     samples = _frame(fitted, _Rows(_draw(model, len(rows.x), rows.c, seed=seed), rows.c))
     pair = model.columns.standardise(_rows(fitted, samples).x), model.columns.standardise(rows.x)
     flow, names = model.flow, ("fid_like", "energy_distance", "c2st_auc")
     figures: dict[str, Any] = {
         "untrusted": untrusted(fitted),
-        "measure": fitted.measured,
+        "measure": unit.phrase,
         "n": len(rows.x),
         "D": flow.data_dim,
         "d": flow.codes.dim if isinstance(flow, Injection) else None,
@@ -345,6 +356,7 @@ def evaluate(fitted: Fitted, frame: pd.DataFrame, *, seed: int = 0) -> dict[str,
     if isinstance(flow, Injection):
         figures["reconstruction_mse"] = float(model.reconstruction_error(rows.x, rows.c).mean())
     figures |= _log_densities(model, rows)
+    figures |= {name: figures[name] + unit.offset for name in _MEANS if name in figures}
     if isinstance(flow, WholeSpace) and len(rows.x) >= _FEWEST_FOR_GAIN:
         gain = gain_of_a_layer(flow, _spread(model, rows, seed))
         figures |= {"affine_gain": gain.value, "affine_gain_standard_error": gain.standard_error}
@@ -455,8 +467,7 @@ def _draw(model: Model, n: int, c: Context, *, seed: int = 0, **how: Any) -> Flo
 
 def _frame(fitted: Fitted, rows: _Rows) -> pd.DataFrame:
     """Return the table of rows that a model made; the largest level of a category wins, so features are not rounded."""
-    data = _columns(fitted, "data")
-    category = torch.tensor([column.kind == "category" for column in data for _ in column.features])
+    category = torch.tensor(_schema(fitted).categorical)
     x = torch.where(category, rows.x, fitted.model.columns.round_integers(rows.x))
     return _schema(fitted).decode(x.numpy(), None if rows.c is None else rows.c.numpy())
 
@@ -477,16 +488,16 @@ def _stood_in(fitted: Fitted, frame: pd.DataFrame, faults: Faults, *, strict: bo
         for name, column in zip(names, () if matrix is None else matrix.T, strict=matrix is not None):
             values = pd.Series(column, name=name)
             report((values.abs() > LARGEST).to_numpy(), values, f"numbers up to {LARGEST:g}", "change the units")
-    return _stand_ins(x, c, faults)
+    return _stand_ins(x, c, faults, schema.stand_in)
 
 
-def _stand_ins(x: np.ndarray, c: np.ndarray | None, faults: Faults) -> _Rows:
-    """Return the matrices as tensors, with the first good row, or zeros, in place of each that was noted."""
+def _stand_ins(x: np.ndarray, c: np.ndarray | None, faults: Faults, blank: np.ndarray | float = 0.0) -> _Rows:
+    """Return the matrices as tensors, with the first good row in place of each that was noted, or a blank one."""
     if bad := list(faults.reasons):
         good = next((row for row in range(len(x)) if row not in faults.reasons), None)
-        for matrix in (x, c):
+        for matrix, instead in ((x, blank), (c, 0.0)):
             if matrix is not None:
-                matrix[bad] = 0.0 if good is None else matrix[good]
+                matrix[bad] = instead if good is None else matrix[good]
     return _tensors(x, c)
 
 

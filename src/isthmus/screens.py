@@ -56,6 +56,7 @@ def description(folder: Path, fitted: "Fitted") -> dict[str, Any]:
         "data_dim": model.flow.data_dim,
         "latent_dim": model.flow.codes.dim if isinstance(model.flow, Injection) else None,
         "measure": fitted.measured,
+        "surface": schema.coordinates.model_dump() if schema and schema.coordinates else None,
         "context_dim": model.flow.context_dim,
         "level": model.level,
         "custom": fitted.custom,
@@ -138,6 +139,7 @@ def of_description(record: Mapping[str, Any]) -> list[Line]:
     return [
         ("model", record["model"], "with modules of its own" if record["custom"] else ""),
         ("dimensions", _dimensions(record["data_dim"], record["latent_dim"]), context),
+        *_surface(record["surface"]),
         *([("latent dimension", str(record["latent_dim"]), _tried(curve))] if curve else []),
         ("latent density", _part(record["latent"]), ""),
         *([("noise", _part(record["noise"]), "")] if record["noise"] else []),
@@ -162,11 +164,12 @@ def _tried(curve: Sequence[int], *, estimated: bool = False) -> str:
 
 def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
     """Return what `fit` shows of a finished fit of a table with so many columns."""
-    figures, D = fitted.figures, fitted.model.flow.data_dim
+    figures, schema, D = fitted.figures, fitted.schema, fitted.model.flow.data_dim
     estimated = fitted.recipe.flow.latent_dim == "auto" and fitted.noise is not None
     d, curve = figures.latent_dim, [tried.latent_dim for tried in figures.latent_dim_curve or ()]
     return [
         ("columns", f"{n_columns:,}", "" if n_columns == D else f"{D:,} numbers enter the flow"),
+        *_surface(schema.coordinates.model_dump() if schema and schema.coordinates else None),
         *([("latent dimension", str(d), _tried(curve, estimated=estimated))] if d else []),
         *_beta(figures.beta, figures.beta_reason),
         ("seconds", f"{figures.seconds:.1f}", f"{figures.steps:,} steps"),
@@ -174,6 +177,16 @@ def of_fit(fitted: "Fitted", n_columns: int) -> list[Line]:
         _measure(fitted.measured),
         *_health(figures.health),
     ]
+
+
+def _surface(record: "Mapping[str, Any] | None") -> list[Line]:
+    """Return the known surface that rows lie on, and its columns in their order."""
+    if record is None:
+        return []
+    from isthmus.data.tables.wording import listed
+
+    off = "; rows off it are projected" if record["project"] else ""
+    return [("surface", record["surface"], f"{listed(record['columns'], _FEW_COLUMNS)} in {record['unit']}{off}")]
 
 
 def _health(health: "Health | None") -> list[Line]:

@@ -120,6 +120,14 @@ Quiet = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+Per = Annotated[
+    str | None,
+    typer.Option(
+        metavar="UNIT",
+        help="Unit of the density of rows on a known surface: steradian or km2 (of the Earth), area or volume of "
+        "fractions, radian or degree; by default the first.",
+    ),
+]
 Strict = Annotated[
     bool,
     typer.Option(

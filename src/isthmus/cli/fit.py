@@ -36,6 +36,7 @@ from isthmus.cli.outputs import check_model_output
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
+    from isthmus.data.tables import Coordinates
     from isthmus.deadline import Deadline
     from isthmus.recipe import Recipe
     from isthmus.runs import Command
@@ -62,6 +63,33 @@ _Given = Annotated[
     list[str] | None,
     typer.Option(metavar="COL[,COL]", help="Columns to condition on; the others are learnt given these. Repeatable."),
 ]
+_Surface = Annotated[
+    str | None,
+    typer.Option(
+        metavar="sphere|simplex|torus",
+        help="The surface that rows lie on, where it is known: places or directions, parts of a whole, angles.",
+    ),
+]
+_SurfaceColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="COL[,COL]",
+        help="The columns that say where on the surface a row is: latitude,longitude, or the parts, or the angles. "
+        "Others are left out, unless --given. Repeatable.",
+    ),
+]
+_Unit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="UNIT",
+        help="Of these columns, where neither names nor values tell: degrees or radians; fractions or percentages.",
+    ),
+]
+_Project = Annotated[
+    bool,
+    typer.Option("--project", help="Project rows off the surface on it, in all verbs; without it they are refused."),
+]
 _Target = Annotated[list[str] | None, typer.Option(hidden=True)]  # the former name of --given
 _RecipeFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in YAML.")]
 _Settings = Annotated[
@@ -87,6 +115,10 @@ def fit(
     output: _ModelOut = None,
     latent_dim: _LatentDim = None,
     given: _Given = None,
+    surface: _Surface = None,
+    columns: _SurfaceColumns = None,
+    unit: _Unit = None,
+    project: _Project = False,
     target: _Target = None,
     recipe: _RecipeFile = None,
     settings: _Settings = None,
@@ -115,6 +147,10 @@ def fit(
     convolutional networks unless others are named. The sub-folders of a folder, or the labels beside an array, are a
     column label, for --given. Grids of images are written into the model's folder.
 
+    With --surface the rows lie on a surface that is known: columns of latitude and longitude on a sphere, parts of a
+    whole on a simplex, angles on a torus. Then densities are per steradian, area or radian, and samples are places,
+    parts and angles again. What was taken as latitude, and in which unit, is said.
+
     Several Parquet files or a folder of them are one long table, which need not fit into memory: a sample of at most
     250,000 rows is what everything is learnt from and chosen by, and the training sees all the others too.
 
@@ -129,18 +165,20 @@ def fit(
     """
     started, overrides = time.monotonic(), _overrides(latent_dim, seed, max_time, devices)
     reading = {"missing": missing or [], "decimal": decimal, "max_unpacked": max_unpacked}
+    where: dict[str, Any] = {"surface": surface, "columns": columns or [], "unit": unit, "project": project}
     if target:
         note("isthmus: --target is called --given, as in sample; the old name is understood for now")
         given = [*(given or []), *target]
     if resume is not None:
         beside: dict[str, Any] = {"TABLE": table, "-o": output, "--given": given, "--recipe": recipe, "--set": settings}
         beside |= {"--no-report": no_report, "--stream": stream, "--missing": missing, "--decimal": decimal}
-        beside |= {"--max-unpacked": max_unpacked is not None}
+        beside |= {"--max-unpacked": max_unpacked is not None, **{f"--{name}": value for name, value in where.items()}}
         _refuse_beside_resume([*overrides, *(name for name, value in beside.items() if value)], resume)
         _check_table(resume)
     elif table and output is not None:
         check_model_output(output, [*table, *([recipe] if recipe else [])], force=force)
-        command = {"given": given or [], "force": force, "report": not no_report, **reading}
+        _asked(**where)
+        command = {"given": given or [], "force": force, "report": not no_report, **reading, **where}
         tables = table if is_long(table, stream=stream) else table[0]
         run_dir = _begin(tables, output, _recipe(recipe, [*(settings or []), *overrides]), command)
     else:
@@ -290,16 +328,32 @@ def _fitted(
     if isinstance(table, list):
         files = Parquet.open(*table, max_unpacked=unpacked_bound(command.max_unpacked))
         with busy(f"drawing a sample of {len(files):,} rows"):
-            rows, notes = Stream.learn(files, _names(command.given, files.columns), seed=recipe.seed)
+            surface = _surface_of(command, files.columns)
+            rows, notes = Stream.learn(files, _names(command.given, files.columns), surface, seed=recipe.seed)
         note(*notes)
+        surface = None
     else:
         rows = read(table, command.max_unpacked, command.missing, command.decimal)
         given = _names(command.given, list(rows.columns))
+        surface = _surface_of(command, list(rows.columns))
     bar = sys.stderr.isatty() and not as_json and not QUIET.get()
-    fitted = fit_rows(rows, given=given, recipe=recipe, progress=bar, run_dir=run_dir, deadline=deadline)
+    fitted = fit_rows(
+        rows, given=given, surface=surface, recipe=recipe, progress=bar, run_dir=run_dir, deadline=deadline
+    )
     figures = fitted.figures.but(command=f"isthmus {shlex.join(command.arguments)}")
     fitted = dataclasses.replace(fitted, figures=figures)
     return fitted, rows.schema.decode(rows.X, rows.C) if isinstance(rows, Stream) else rows
+
+
+def _asked(surface: str | None, columns: Sequence[str], unit: str | None, *, project: bool) -> "Coordinates | None":
+    from isthmus.data.tables import Coordinates
+
+    return Coordinates.asked(surface, columns, unit, project=project)
+
+
+def _surface_of(command: "Command", columns: Sequence[str]) -> "Coordinates | None":
+    """Return the surface that a command asks for, in a table of these columns."""
+    return _asked(command.surface, _names(command.columns, columns), command.unit, project=command.project)
 
 
 def _recipe(path: Path | None, settings: Sequence[str]) -> "Recipe":

@@ -17,6 +17,7 @@ from isthmus.cli.common import (
     Missing,
     ModelFolder,
     PartsOut,
+    Per,
     Quiet,
     Seed,
     Strict,
@@ -26,6 +27,7 @@ from isthmus.cli.common import (
     busy,
     is_long,
     load_model,
+    note,
     read,
     unpacked_bound,
     warn_unscored,
@@ -53,6 +55,7 @@ def score(
             "along the decoder's tangent, or of its reconstruction on the manifold; of other flows their own.",
         ),
     ] = None,
+    per: Per = None,
     stream: AsStream = False,
     engine: Engine = "local",
     missing: Missing = None,
@@ -66,7 +69,8 @@ def score(
 
     Columns log_density, in nats and in the table's own units, and reconstruction_error, the squared distance to the
     reconstruction on standardised columns; in the order of the rows. Where the model does not reconstruct its own data
-    a column untrusted says why its log densities mean little.
+    a column untrusted says why its log densities mean little. Of rows on a known surface (fit --surface) the unit is
+    said on standard error; --per names another.
 
     A row with a gap, an unknown category or anything else that the fit has not prepared for has no scores, and a column
     note says why; the exit code is then 3. A row so far away that arithmetic overflows has minus infinity.
@@ -78,15 +82,17 @@ def score(
 
     if is_long(table, stream=stream or engine != "local"):
         fitted, unscored = _write_parts(
-            model, table, output, engine, max_unpacked, verb="score", density=density, strict=strict
+            model, table, output, engine, max_unpacked, verb="score", density=density, per=per, strict=strict
         )
     else:
         fitted = load_model(model, output, table, force=force)
         frame = read(table[0], max_unpacked, missing, decimal, fitted.schema)
         with busy(f"scoring {len(frame):,} rows"):
-            scores = scoring.score(fitted, frame, density=density, strict=strict)
+            scores = scoring.score(fitted, frame, density=density, per=per, strict=strict)
         write(scores, output)
         unscored = scoring.unscored(scores)
+    if fitted.schema is not None and fitted.schema.coordinates is not None:
+        note(f"isthmus: log_density is in {fitted.density_unit(per).phrase}")
     warn_untrusted(scoring.untrusted(fitted), strict=strict)
     warn_unscored(unscored, "scores")
 

@@ -17,6 +17,7 @@ from isthmus.cli.common import (
     MaxUnpacked,
     Missing,
     ModelFolder,
+    Per,
     Quiet,
     Seed,
     Strict,
@@ -45,6 +46,7 @@ def evaluate(
     missing: Missing = None,
     decimal: Decimal = "",
     max_unpacked: MaxUnpacked = None,
+    per: Per = None,
     as_json: AsJson = False,
     strict: Strict = False,
     quiet: Quiet = False,
@@ -60,7 +62,7 @@ def evaluate(
     fitted = load_model(model)
     frame = read(table, max_unpacked, missing, decimal, fitted.schema)
     with busy(f"evaluating {len(frame):,} rows"):
-        figures = scoring.evaluate(fitted, frame)
+        figures = scoring.evaluate(fitted, frame, per=per)
     if as_json:
         screens.print_json(figures)
     else:

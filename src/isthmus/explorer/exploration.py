@@ -344,7 +344,8 @@ def _pixels(fitted: Fitted, x: Float[np.ndarray, "n features"], image: str | Non
     columns = [] if fitted.schema is None or fitted.schema.image else fitted.schema.columns
     columns = [column for column in columns if column.role == "data"]
     n = len(columns) or x.shape[1]
-    plain = all(column.kind in ("number", "boolean") and not column.has_missing for column in columns)
+    on_surface = fitted.schema is not None and fitted.schema.coordinates is not None
+    plain = not on_surface and all(c.kind in ("number", "boolean") and not c.has_missing for c in columns)
     shape = _shape(image) if image else fitted.image or ()
     if image and not (plain and math.prod(shape) == n):
         got = f"{' x '.join(map(str, shape))} = {math.prod(shape)}"

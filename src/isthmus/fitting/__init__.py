@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from isthmus.columns import Columns
-from isthmus.data.tables import Schema, Stream
+from isthmus.data.tables import Coordinates, Schema, Stream
 from isthmus.deadline import CHECKS, LEAST_TRAINING, REFIT, TRAINING, Deadline
 from isthmus.density import Density
 from isthmus.diagnostics import Health, Verdict, examine, steadiness
@@ -66,6 +66,8 @@ def fit(
     context: ArrayLike | Tensor | None = None,
     *,
     given: Sequence[str] = (),
+    surface: str | Coordinates | None = None,
+    columns: Sequence[str] = (),
     recipe: Recipe | Mapping[str, Any] | None = None,
     flow: Flow | None = None,
     sample_weight: ArrayLike | Tensor | None = None,
@@ -82,6 +84,10 @@ def fit(
             everything is learnt from its sample, but the training, from all rows that are not held out.
         context: what to condition on, (n, C), or None; then X is numbers.
         given: of a frame, names of the columns to condition on.
+        surface: of a frame, the known surface that its rows lie on, `sphere`, `simplex` or `torus`; or `Coordinates`
+            with the unit of the columns, and whether rows off the surface are projected on it and not refused.
+        columns: the columns that say where on the surface a row is, as `["latitude", "longitude"]`, parts of a whole
+            or angles; by default all that are not conditioned on. Others are left out.
         recipe: everything else, as a `Recipe` or as nested dicts; its defaults if not given.
         flow: a flow of your own to train, for as many columns as vary in X; by default the recipe builds one.
         sample_weight: one weight >= 0 a row, (n,); a weight of 2 is the same as the row twice.
@@ -94,8 +100,8 @@ def fit(
         The model with its recipe, history and held-out figures.
 
     Raises:
-        InputError: X is no finite matrix, has too few rows, or does not fit the flow or the latent dimension; `run_dir`
-            cannot be written, or holds an unfinished fit of something else.
+        InputError: X is no finite matrix, has too few rows, or does not fit the flow or the latent dimension; a row
+            lies off the surface, and how far; `run_dir` cannot be written, or holds an unfinished fit of another kind.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -106,11 +112,17 @@ def fit(
         >>> iris = load_iris(as_frame=True).frame.replace({"target": dict(enumerate("abc"))})
         >>> fit(iris, given=["target"], recipe=recipe).schema.context_features
         ('target=a', 'target=b', 'target=c')
+        >>> import pandas as pd
+        >>> quakes = pd.DataFrame({"latitude": [36.1, 38.3, -3.3, 61.0], "longitude": [140.0, 142.4, 95.9, -147.7]})
+        >>> fitted = fit(quakes, surface="sphere", recipe={"training": {"max_steps": 5}})
+        >>> fitted.measured, fitted.schema.features
+        ('nats a row, per steradian', ('x', 'y', 'z'))
     """
     recipe, custom = _recipe(recipe, flow), flow is not None
     recipe.check_machine()
     started, deadline = time.monotonic(), deadline or Deadline(recipe.training.max_time)
-    X, context, schema = encoded(X, context, given)
+    X, context, schema = encoded(X, context, given, Coordinates.asked(surface, columns))
+    recipe = _on_surface(recipe, schema.coordinates, flow) if schema and schema.coordinates else recipe
     recipe = _of_images(recipe, schema) if schema and schema.image and not isinstance(X, Stream) else recipe
     table = streamed(X, context, sample_weight) if isinstance(X, Stream) else Table.of(X, context, sample_weight)
     run_dir = None if run_dir is None else Path(run_dir)
@@ -120,9 +132,9 @@ def fit(
     _log.info("preparing %s rows of %s columns", f"{len(table.x):,}", f"{table.x.shape[1]:,}")
     context_columns = None if table.c is None else Columns.learn(table.c, table.w, **_AS_THEY_ARE)
     recipe = _supported(recipe, table, flow)
-    columns, data, curving = _prepare(table, context_columns, recipe, flow, run_dir, deadline)
+    prepared, data, curving = _prepare(table, context_columns, recipe, flow, run_dir, deadline)
     if table.stream is not None:
-        data = _lengthened(data, table.stream, columns, context_columns, recipe)
+        data = _lengthened(data, table.stream, prepared, context_columns, recipe)
     if flow is None:
         recipe = _sized(recipe, data.count)
         flow, curve = _choose(recipe, data, run_dir, deadline)
@@ -137,7 +149,7 @@ def fit(
         until = deadline.until(REFIT)
         refit = refit_density(flow, data.drawn, data.held_out, recipe.refit, seed=recipe.seed, deadline=until)
         _log.info("checking the model")
-        model = Model(refit.density, columns, context_columns, recipe.build_levels())
+        model = Model(refit.density, prepared, context_columns, recipe.build_levels())
         figures = _figures(model, history, refit, _checked(data, deadline.until(CHECKS)), recipe)
     figures |= {"latent_dim_curve": list(curve), "curving": curving} | table.figures(weighted=sample_weight is not None)
     figures |= {"seconds": time.monotonic() - started + history.earlier}
@@ -226,6 +238,20 @@ def _of_images(recipe: Recipe, schema: Schema) -> Recipe:
     return recipe.update(
         columns={"image": schema.image}, **({} if chosen else {"flow": {"network": {"kind": "convolutional"}}})
     )
+
+
+def _on_surface(recipe: Recipe, coordinates: Coordinates, flow: Flow | None) -> Recipe:
+    """Return the recipe for rows on a known surface: with its support, and its usual flow unless another can serve it.
+
+    Raises:
+        InputError: the recipe's parts do not fit one another there.
+    """
+    system = coordinates.system
+    if flow is not None:
+        return recipe
+    serves = system.surface in FLOWS[recipe.flow.kind].supports
+    law = {} if serves or recipe.flow.kind != Recipe().flow.kind else {"flow": {"kind": system.flow}}
+    return recipe.update(support={"kind": system.surface}, **law)
 
 
 def _supported(recipe: Recipe, table: Table, flow: Flow | None) -> Recipe:

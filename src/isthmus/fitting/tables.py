@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from isthmus.data.tables import Schema, Stream, as_frame
+from isthmus.data.tables import Coordinates, Schema, Stream, as_frame
 from isthmus.errors import NOTICE, InputError
 from isthmus.matrices import fingerprint, matrix, row_weights
 
@@ -21,16 +21,25 @@ LARGEST_MERGE = 100_000
 """Rows; sorting more of them to find equal ones costs more than it is worth."""
 
 
-def encoded(X: Any, context: Any, given: Sequence[str]) -> tuple[Any, Any, Schema | None]:
+def encoded(
+    X: Any, context: Any, given: Sequence[str], coordinates: Coordinates | None = None
+) -> tuple[Any, Any, Schema | None]:
     """Return rows and context as numbers where a table has names, and the schema that made them; else as they are."""
     if isinstance(X, Stream):
+        if coordinates is not None:
+            raise InputError("expected a stream alone; got a surface beside it; name it in Stream.learn")
         return X, context, X.schema
     frame = as_frame(X) if context is None else None
     if frame is None:
         if given:
             raise InputError("expected a frame with named columns beside `given`; got numbers; pass `context` instead")
+        if coordinates is not None:
+            raise InputError(
+                "expected a frame with named columns beside `surface`, and no `context`; got others; name all columns, "
+                "and condition on some of them by `given`"
+            )
         return X, context, None
-    schema, notes = Schema.learn(frame, given)
+    schema, notes = Schema.learn(frame, given, coordinates)
     for sentence in notes:
         _log.log(NOTICE, sentence)
     return *schema.encode(frame), schema

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from isthmus.plots.style import GREY, INK, MODEL, ROWS, Picture, canvas, nats, number, points, shown, styled
+from isthmus.plots.style import CORNERS, GREY, INK, MODEL, ROWS, Picture, canvas, nats, number, points, shown, styled
 
 __all__ = ["evidence", "path", "shares", "ternary"]
 
 _MOST_PANELS = 12
-_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
 
 
 @styled
@@ -181,12 +180,12 @@ def ternary(draws: Float[np.ndarray, "n 3"], mean: Float[np.ndarray, "3"], names
             one, two = np.zeros(3), np.zeros(3)
             one[k] = two[k] = share
             one[k - 1], two[k - 2] = 1 - share, 1 - share
-            ax.plot(*(np.stack([one, two]) @ _CORNERS).T, color=INK, alpha=0.15, lw=0.6)
-    ax.plot(*_CORNERS[[0, 1, 2, 0]].T, color=INK, lw=0.8)
-    points(ax, *(draws @ _CORNERS).T, color=ROWS, alpha=0.35, label="draws")
-    ax.plot(*(mean @ _CORNERS), "D", color=MODEL, ms=6, label="mean")
+            ax.plot(*(np.stack([one, two]) @ CORNERS).T, color=INK, alpha=0.15, lw=0.6)
+    ax.plot(*CORNERS[[0, 1, 2, 0]].T, color=INK, lw=0.8)
+    points(ax, *(draws @ CORNERS).T, color=ROWS, alpha=0.35, label="draws")
+    ax.plot(*(mean @ CORNERS), "D", color=MODEL, ms=6, label="mean")
     alignments = (("left", "top", (0, -6)), ("right", "top", (0, -6)), ("center", "bottom", (0, 6)))
-    for name, corner, (horizontal, vertical, offset) in zip(names, _CORNERS, alignments, strict=True):
+    for name, corner, (horizontal, vertical, offset) in zip(names, CORNERS, alignments, strict=True):
         ax.annotate(
             shown(name), corner, xytext=offset, textcoords="offset points", ha=horizontal, va=vertical, weight="bold"
         )

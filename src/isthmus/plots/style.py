@@ -25,6 +25,7 @@ from isthmus.data.tables.wording import one_line
 
 __all__ = [
     "COLORS",
+    "CORNERS",
     "DENSITY",
     "GREY",
     "INK",
@@ -44,6 +45,7 @@ MODEL, ROWS, THIRD, FOURTH, GREY = "#d55e00", "#2f80c3", "#009e73", "#b0609f", "
 COLORS = (ROWS, MODEL, THIRD, FOURTH, "#8a7a00", GREY)
 DENSITY = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.28, 0.85, 256)), "density")
 WIDTH = 4.2  # inches; a phone shows it at its true size
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])  # of the triangle of three parts
 DPI = 160
 VECTOR_POINTS = 300  # more than that are rasterised
 

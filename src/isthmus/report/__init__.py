@@ -5,7 +5,7 @@
 | `evidence` | what is computed: judged rows, samples, surface, calibration |
 | `baselines` | two usual densities on the same rows |
 | `words`, `citations` | what is said |
-| `figures` | which figures there are; they are drawn by `isthmus.plots` |
+| `figures`, `places` | which figures there are; they are drawn by `isthmus.plots` |
 | `laws` | pages on laws from a log density: penalty paths and mixture weights |
 | `template` | what all pages share: filling `page.html`, and writing it whole |
 """
@@ -28,6 +28,7 @@ from isthmus.report import figures, template, words
 from isthmus.report.baselines import Score, compare
 from isthmus.report.citations import citations
 from isthmus.report.evidence import Evidence, gather
+from isthmus.report.places import coordinates_of, least_likely, place_figures
 from isthmus.store import Fitted
 
 __all__ = ["image_shape", "render", "write"]
@@ -90,7 +91,7 @@ def render(
         title=f"{name}: report on a model",
         heading=f"Report on the model {name}",
         measured="Each was measured when the model was fitted, on rows that its training did not use.",
-        units="Log densities are in nats and in the table's own units; reconstruction errors and distances are on "
+        units=f"Log densities are in {fitted.measured}; reconstruction errors and distances are on "
         "standardised columns.",
         verdict=words.verdicts(fitted, noticed),
         questions=words.CHECKS,
@@ -201,11 +202,11 @@ def _count(fitted: Fitted) -> int:
 
 
 class _Section(NamedTuple):
-    """A section with figures, and whether a report has it: of evidence, and of the scores of other densities."""
+    """A section with figures, and whether a report of a model has it: by evidence, and scores of other densities."""
 
     key: str
     title: str
-    applies: Callable[[Evidence, Sequence[Score]], bool]
+    applies: Callable[[Fitted, Evidence, Sequence[Score]], bool]
     text: Callable[[Evidence], str]
     figures: Callable[[Fitted, Evidence, tuple[int, int] | None], Iterator[figures.Figure]]
     head: tuple[str, ...] = ()
@@ -217,7 +218,7 @@ _SECTIONS = (
     _Section(
         "samples",
         "New rows against real ones",
-        lambda evidence, _: evidence.samples is not None,
+        lambda _, evidence, __: evidence.samples is not None,
         lambda evidence: f"As many rows were drawn from the model as are judged, {len(evidence.rows):,}.",
         figures.sample_figures,
         ("Statistic", "Value", "How to read it"),
@@ -226,21 +227,30 @@ _SECTIONS = (
     _Section(
         "surface",
         "The surface",
-        lambda evidence, _: evidence.surface is not None,
+        lambda _, evidence, __: evidence.surface is not None,
         lambda _: "The surface that the data lie near, as the model has it.",
         figures.surface_figures,
     ),
     _Section(
+        "places",
+        "On the surface",
+        lambda fitted, *_: coordinates_of(fitted) is not None,
+        words.placed,
+        lambda fitted, evidence, _: place_figures(fitted, evidence),
+        ("Log density (nats)", "The least likely rows"),
+        lambda fitted, evidence, _: least_likely(fitted, evidence),
+    ),
+    _Section(
         "scores",
         "Scores of rows",
-        lambda evidence, _: evidence.source != "drawn",
+        lambda _, evidence, __: evidence.source != "drawn",
         lambda _: "How likely each judged row is, and how far from the surface.",
         lambda _, evidence, __: figures.score_figures(evidence),
     ),
     _Section(
         "others",
         "Against simpler models",
-        lambda _, scores: bool(scores),
+        lambda _, __, scores: bool(scores),
         words.fairness,
         lambda *_: iter(()),
         ("Density", "Mean log density (nats per row)", "The model is ahead by"),
@@ -255,7 +265,7 @@ def _groups(
 ) -> Iterator[dict[str, Any]]:
     """Draw the sections that apply: id, title, text, table and figures."""
     for section in _SECTIONS:
-        if section.applies(evidence, scores):
+        if section.applies(fitted, evidence, scores):
             rows = section.table(fitted, evidence, scores)
             placed = [
                 template.placed(f"{section.key}-{place}", figure)

@@ -16,11 +16,12 @@ from isthmus.report.evidence import Evidence, OnSurface, Surface, surface, walks
 from isthmus.scoring import features
 from isthmus.store import Figures, Fitted
 
-__all__ = ["Figure", "fit_figures", "sample_figures", "score_figures", "statistics", "surface_figures"]
+__all__ = ["CUT", "Figure", "fit_figures", "sample_figures", "score_figures", "statistics", "surface_figures"]
 
 _DRAWN_ROWS = 2_000
 _PANELS = 8
-_CUT = 0.01  # share of rows beyond the outlier cut
+CUT = 0.01
+"""Share of the rows that is beyond the cut, and called unusual."""
 _PAIRS = 3
 _IMAGES = 9
 
@@ -101,6 +102,9 @@ def sample_figures(fitted: Fitted, evidence: Evidence, shape: tuple[int, int] | 
     rows, drawn = (model.columns.round_integers(model.columns.restore(u)) for u in (evidence.rows.x, evidence.drawn))
     a, b = (_thin(values).numpy() for values in (rows, drawn))
     names, chosen = features(fitted), _plain_columns(fitted)
+    own = None if fitted.schema is None else fitted.schema.coordinates
+    if own is not None:
+        a, b, names, chosen = own.decode(a), own.decode(b), own.columns, list(range(len(own.columns)))
     distances = {j: plots.kolmogorov_smirnov(a[:, j], b[:, j]) for j in chosen}
     worst = sorted(chosen, key=lambda j: -distances[j])[:_PANELS]
     picture = plots.marginals(a[:, worst], b[:, worst], [names[j] for j in worst])
@@ -191,16 +195,16 @@ def score_figures(evidence: Evidence) -> Iterator[Figure]:
     if evidence.source == "drawn":
         return
     density = evidence.log_density.numpy()
-    share = f"The cut leaves out the {100 * _CUT:.0f} % most unusual of these rows."
+    share = f"The cut leaves out the {100 * CUT:.0f} % most unusual of these rows."
     finite = density[np.isfinite(density)]
     if len(finite) and np.ptp(finite) > 0:
-        low = float(np.quantile(finite, _CUT))
+        low = float(np.quantile(finite, CUT))
         yield Figure("Log densities", share, plots.histogram(density, low, what="log density (nats)"))
     if evidence.surface is None:
         return
     error = evidence.surface.error.sqrt().numpy()
     if np.isfinite(error).any() and np.ptp(error) > 0 and (error > 0).all():
-        high = float(np.quantile(error, 1 - _CUT))
+        high = float(np.quantile(error, 1 - CUT))
         what = "distance to the reconstruction (std.)"
         picture = plots.histogram(error, high, what=what, unusual="above", logarithmic=True)
         yield Figure("Reconstruction errors", share, picture)

@@ -11,6 +11,7 @@ from isthmus.flow import Injection, LearnedManifold
 from isthmus.plots.style import nats, number
 from isthmus.report.baselines import Score, learned_from
 from isthmus.report.evidence import Evidence
+from isthmus.report.figures import CUT
 from isthmus.scoring import features
 from isthmus.store import Figures, Fitted
 
@@ -24,6 +25,7 @@ __all__ = [
     "judged",
     "not_ok",
     "noticed",
+    "placed",
     "summary",
     "verdicts",
 ]
@@ -240,6 +242,22 @@ def judged(evidence: Evidence) -> str:
     )
 
 
+def placed(evidence: Evidence) -> str:
+    """Say what figures on a known surface show.
+
+    Args:
+        evidence: what the table showed.
+    """
+    if evidence.source == "drawn":
+        return (
+            f"The density of the model on the known surface that its rows lie on, with {len(evidence.rows):,} samples."
+        )
+    return (
+        "The density of the model on the known surface that its rows lie on, with the judged rows. Crosses are the "
+        f"{100 * CUT:.0f} % that are least likely."
+    )
+
+
 def fairness(evidence: Evidence) -> str:
     """Say which rows each model has seen in the comparison with simpler models.
 
@@ -279,6 +297,7 @@ def facts(fitted: Fitted, evidence: Evidence) -> list[tuple[str, str]]:
     found = [
         ("Learned from", f"{rows:,} rows" if rows else ""),
         ("Dimensions", f"{flow.data_dim} numbers a row{described}"),
+        ("Known surface", _surface(fitted)),
         ("Log-likelihoods", fitted.measured),
         ("Conditioned on", f"{flow.context_dim} context features" if flow.context_dim else ""),
         ("Noise off the surface", _noise(mse, flow) if mse is not None and isinstance(flow, LearnedManifold) else ""),
@@ -301,6 +320,15 @@ def _gain(fitted: Fitted, evidence: Evidence) -> str:
 
 def _beta(figures: Figures) -> str:
     return f"{number(figures.beta)}: {figures.beta_reason}" if figures.beta is not None and figures.beta_reason else ""
+
+
+def _surface(fitted: Fitted) -> str:
+    """Return the known surface that rows lie on, and how the columns say where."""
+    own = None if fitted.schema is None else fitted.schema.coordinates
+    if own is None:
+        return ""
+    off = "; rows off it are projected" if own.project else ""
+    return f"{own.surface}: {listed(own.columns, _FEW)} in {own.unit}{off}"
 
 
 def _effort(figures: Figures) -> str:
@@ -345,8 +373,11 @@ def column_table(fitted: Fitted, names: Sequence[str] | None) -> list[tuple[str,
     filled = [f"{c.name} (median {c.fill:g})" if c.kind == "number" else c.name for c in inner if c.has_missing]
     known = {c.name for c in schema}
     integer = [name for name, yes in zip(features(fitted), columns.integer & kept, strict=True) if yes]
+    own = None if fitted.schema is None else fitted.schema.coordinates
     groups = {
-        "numbers": [c.name for c in inner if c.kind == "number" and c.role == "data"],
+        f"{own.system.title}, in {own.unit}" if own else "numbers": [
+            c.name for c in inner if c.kind == "number" and c.role == "data"
+        ],
         "categories: one number a level": [f"{c.name} ({len(c.levels)} levels)" for c in inner if c.kind == "category"],
         "booleans: 0 or 1": [c.name for c in inner if c.kind == "boolean"],
         "times: seconds": [c.name for c in inner if c.kind == "time"],
@@ -363,6 +394,6 @@ def column_table(fitted: Fitted, names: Sequence[str] | None) -> list[tuple[str,
             name for name, inside in zip(features(fitted), kept, strict=True) if not inside
         ]
     found = [(what, f"{len(group):,}", listed(group, _FEW)) for what, group in groups.items() if group]
-    if fitted.recipe.columns.standardise:
+    if fitted.recipe.columns.standardise and fitted.recipe.support.kind == "euclidean":
         found.append(("standardised: mean 0, standard deviation 1", f"{int(kept.sum()):,}", "all numbers of the model"))
     return found

@@ -36,6 +36,7 @@ from safetensors import SafetensorError
 
 from isthmus.columns import Columns
 from isthmus.data.tables import Schema
+from isthmus.data.tables.systems import DensityUnit
 from isthmus.data.tables.wording import one_line
 from isthmus.density import NOISES, density_of
 from isthmus.disk import appending
@@ -89,6 +90,8 @@ class Fitted:
     @property
     def measured(self) -> str:
         """The unit and measure of the log density of a row, and what stands in it for columns that are no numbers."""
+        if self.schema is not None and self.schema.coordinates is not None:
+            return self.density_unit().phrase
         columns = self.schema.columns if self.schema else ()
         kinds = {
             "a category counts as one number a level, spread over a unit": any(
@@ -98,6 +101,35 @@ class Fitted:
         }
         volume = self.model.density.rows.measure == "volume"
         return ", ".join([self.model.measured, *(words for words, there in kinds.items() if there and volume)])
+
+    def density_unit(self, per: str | None = None) -> DensityUnit:
+        """Return the unit and measure of the log density of a row, and what is added to it in the model's own unit.
+
+        Args:
+            per: of rows on a known surface another unit, as `km2` for places; see `isthmus.data.tables.systems`.
+
+        Raises:
+            InputError: there is no such unit.
+
+        Example:
+            >>> import pandas as pd
+            >>> from isthmus import fit
+            >>> places = pd.DataFrame({"latitude": [36.1, 38.3, -3.3], "longitude": [140.0, 142.4, 95.9]})
+            >>> fitted = fit(places, surface="sphere", recipe={"training": {"max_steps": 5}})
+            >>> fitted.density_unit("km2")
+            DensityUnit(phrase='nats a row, per square kilometre of the Earth, a sphere of radius 6,371.0072 km',
+            offset=-17.51...)
+        """
+        coordinates = None if self.schema is None else self.schema.coordinates
+        if coordinates is not None:
+            unit = coordinates.density_unit(per)
+            return unit._replace(phrase=f"nats a row, {unit.phrase}")
+        if per is not None:
+            raise InputError(
+                f"expected no other unit of the density than the usual one; got {per!r}; only models of rows on a "
+                "surface (isthmus fit --surface) have several"
+            )
+        return DensityUnit(self.measured, 0.0)
 
     @property
     def image(self) -> tuple[int, int, int] | None:

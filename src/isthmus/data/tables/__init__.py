@@ -11,12 +11,16 @@ the context C (n, C). The map between the two is learnt once, by `Schema.learn`,
     constant, all missing  no feature; refilled on the way back
     with missing values    as above, filled with the median (no level), and a last feature: 1 where the value is missing
 
+Columns that say where on a known surface a row is, latitude and longitude, parts of a whole or angles, become points of
+that surface together, see `isthmus.data.tables.systems`, and all others but the context are left out.
+
 Not kept are text with too many levels to encode (dropped, with a note), levels of a categorical type that never occur,
 and the storage of a column (objects and Arrow types come back as the plain type of pandas).
 Rows are counted from 0, as in `frame.iloc`.
 """
 
 from isthmus.data.tables.columns import Column
+from isthmus.data.tables.coordinates import Coordinates
 from isthmus.data.tables.files import FORMATS, as_frame, read_table, write_table
 from isthmus.data.tables.pictures import holds_images, image_files
 from isthmus.data.tables.regression import Regression
@@ -29,6 +33,7 @@ __all__ = [
     "MAX_LEVELS",
     "MOST_UNPACKED",
     "Column",
+    "Coordinates",
     "Parquet",
     "Regression",
     "Schema",

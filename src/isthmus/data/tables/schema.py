@@ -11,6 +11,7 @@ from pandas.api import types
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from isthmus.data.tables.columns import Column, Level, Role, is_image, named
+from isthmus.data.tables.coordinates import Coordinates, number_column
 from isthmus.data.tables.delimited import Dialect, Reading
 from isthmus.data.tables.wording import Report, check_known, listed, quoted, reject
 from isthmus.errors import InputError
@@ -28,6 +29,7 @@ class Schema(BaseModel):
     Attributes:
         columns: in the order of the table.
         dialect: how the table was read, if that was a text file; later ones are read alike.
+        coordinates: which of the columns say where on a known surface a row is, and how; then X are its points.
 
     Example:
         >>> frame = pd.DataFrame({"age": [30, 41, 30, 52], "colour": ["red", "blue", "red", "red"], "unit": "cm"})
@@ -45,9 +47,12 @@ class Schema(BaseModel):
 
     columns: tuple[Column, ...]
     dialect: Dialect | None = None
+    coordinates: Coordinates | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Schema:
+        if self.coordinates:
+            self.coordinates.check([column.name for column in self._of("data")])
         if len({column.name for column in self.columns}) < len(self.columns):
             raise ValueError("two columns of the same name")
         alike = {(c.kind, c.dtype, c.levels, c.constant, c.has_missing, c.shape): c for c in self.columns}
@@ -56,12 +61,16 @@ class Schema(BaseModel):
         return self
 
     @classmethod
-    def learn(cls, frame: pd.DataFrame, target: Sequence[str] = ()) -> tuple[Schema, list[str]]:
+    def learn(
+        cls, frame: pd.DataFrame, target: Sequence[str] = (), coordinates: Coordinates | None = None
+    ) -> tuple[Schema, list[str]]:
         r"""Decide how each column is encoded.
 
         Args:
             frame: the training table, at least one row.
             target: names of the context columns: what the others are conditioned on.
+            coordinates: which columns say where on a known surface a row is, as far as that is known; the others but
+                the context columns are left out.
 
         Returns:
             The schema, and what was done to the table in sentences for the user.
@@ -83,23 +92,36 @@ class Schema(BaseModel):
         for name in targets:
             check_known(name, list(frame.columns), "a target that is a column of the table")
         beside: list[str] = []
-        if images := [name for name in frame.columns if is_image(frame[name].iloc[0])]:
+        placed: list[str] = []
+        if coordinates is not None:
+            coordinates, placed = Coordinates.learn(frame, coordinates, targets)
+            beside = [name for name in frame.columns if name not in (*coordinates.columns, *targets)]
+        elif images := [name for name in frame.columns if is_image(frame[name].iloc[0])]:
             _check_images(images, targets)
             beside = [name for name in frame.columns if name not in (*images, *targets)]
         learnt = frame.drop(columns=beside)
-        columns = [Column.learn(learnt[name], "context" if name in targets else "data") for name in learnt.columns]
+        on_surface = () if coordinates is None else coordinates.columns
+        columns = [
+            number_column(name) if name in on_surface else Column.learn(learnt[name], _role(name, targets))
+            for name in learnt.columns
+        ]
         limit = min(MAX_LEVELS, len(frame) / 2)
         wide = [column for column in columns if len(column.levels) > limit and not column.constant]
         kept = [column for column in columns if len(column.levels) <= limit or column.constant]
         reading = Reading.model_validate(frame.attrs["reading"]) if "reading" in frame.attrs else None
-        schema = cls(columns=tuple(kept), dialect=reading and reading.dialect)
+        schema = cls(columns=tuple(kept), dialect=reading and reading.dialect, coordinates=coordinates)
         _check_useful(schema, targets, wide)
         _check_targets(targets, codes=len(schema.features))
-        return schema, [*(reading.notes if reading else ()), *_notes(kept, wide, beside, frame)]
+        return schema, [*(reading.notes if reading else ()), *placed, *_notes(kept, wide, beside, frame)]
 
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the columns of X."""
+        return self.coordinates.features if self.coordinates else self._numbers
+
+    @property
+    def _numbers(self) -> tuple[str, ...]:
+        """Names of the numbers that the data columns become, one by one."""
         return tuple(name for column in self._of("data") for name in column.features)
 
     @property
@@ -119,11 +141,27 @@ class Schema(BaseModel):
     @property
     def integer(self) -> tuple[bool, ...]:
         """For each column of X, whether it holds whole numbers only, as levels and indicators do."""
+        if self.coordinates:
+            return (False,) * len(self.features)
         return tuple(
             column.integer or (column.has_missing and name == column.features[-1])
             for column in self._of("data")
             for name in column.features
         )
+
+    @property
+    def categorical(self) -> tuple[bool, ...]:
+        """For each column of X, whether it is a level of a category."""
+        if self.coordinates:
+            return (False,) * len(self.features)
+        return tuple(column.kind == "category" for column in self._of("data") for _ in column.features)
+
+    @property
+    def stand_in(self) -> Float[np.ndarray, " D"]:
+        """A row of X that stands in for one that cannot be encoded: zeros, or a point of the surface."""
+        if self.coordinates:
+            return self.coordinates.encode(np.full((1, len(self.coordinates.columns)), np.nan))[0]
+        return np.zeros(len(self.features))
 
     def encode(
         self, frame: pd.DataFrame, *, context: bool = True, report: Report = reject
@@ -155,7 +193,10 @@ class Schema(BaseModel):
         if absent:
             there = f"a table with {quoted(*frame.columns)}"
             raise InputError(f"expected the columns {quoted(*needed)}; got {there}; add or rename {quoted(*absent)}")
-        return _matrix(self._of("data"), frame, report), _matrix(conditions, frame, report) if conditions else None
+        X = _matrix(self._of("data"), frame, report)
+        if self.coordinates:
+            X = self.coordinates.encode(X[:, self._places], report)
+        return X, _matrix(conditions, frame, report) if conditions else None
 
     def encode_context(self, values: Mapping[str, Level | None]) -> Float[np.ndarray, "1 C"]:
         """Encode a value for each context column, in text or as a number, as one row of C.
@@ -207,10 +248,18 @@ class Schema(BaseModel):
         roles: tuple[tuple[Role, np.ndarray | None], ...] = (("data", X), ("context", C))
         for role, matrix in roles:
             if matrix is not None:
-                columns = self._of(role)
-                matrix = _check_matrix(matrix, columns, len(X))
+                columns, names = self._of(role), self.features if role == "data" else self.context_features
+                matrix = _check_matrix(matrix, names, len(X))
+                if role == "data" and self.coordinates:
+                    matrix = self.coordinates.decode(matrix)[:, np.argsort(self._places)]
                 parts |= {column.name: column.decode(matrix[:, block]) for column, block in _blocks(columns)}
         return pd.DataFrame({column.name: parts[column.name] for column in self.columns if column.name in parts})
+
+    @property
+    def _places(self) -> list[int]:
+        """The numbers of the data columns in the order that the coordinates have."""
+        names = [column.name for column in self._of("data")]
+        return [names.index(name) for name in self.coordinates.columns] if self.coordinates else []
 
     def _of(self, role: Role) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.role == role)
@@ -233,9 +282,12 @@ def _matrix(columns: Sequence[Column], frame: pd.DataFrame, report: Report = rej
     return matrix
 
 
-def _check_matrix(matrix: np.ndarray, columns: Sequence[Column], rows: int) -> Float[np.ndarray, "n D"]:
+def _role(name: str, targets: Sequence[str]) -> Role:
+    return "context" if name in targets else "data"
+
+
+def _check_matrix(matrix: np.ndarray, features: Sequence[str], rows: int) -> Float[np.ndarray, "n D"]:
     matrix = np.asarray(matrix, dtype=np.float64)
-    features = [name for column in columns for name in column.features]
     if matrix.shape != (rows, len(features)):
         advice = "give one row a sample and one column a feature"
         raise InputError(f"expected a matrix of shape {(rows, len(features))}; got {matrix.shape}; {advice}")
@@ -292,7 +344,7 @@ def _notes(columns: Sequence[Column], wide: Sequence[Column], beside: Sequence[s
     medians = [f"{quoted(c.name)} (median {c.fill:g})" for c in filled]
     groups = {
         "Context columns, on which the others are conditioned": few(lambda c: c.role == "context"),
-        "Columns beside the images are left out, as they are no target": [quoted(name) for name in beside],
+        "Other columns are left out, as nothing is conditioned on them": [quoted(name) for name in beside],
         "Constant columns are left out, and refilled on the way back": few(lambda c: c.constant),
         f"Text with over {MAX_LEVELS} levels, or more than half as many as rows, is dropped": sized(wide),
         "Categories become one feature a level": sized([c for c in columns if c.levels and not c.constant]),

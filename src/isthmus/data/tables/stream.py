@@ -30,6 +30,7 @@ from jaxtyping import Float, Int
 
 from isthmus.data.tables.arrow import arrow_to_frame, expand_texts, plain, plain_schema, text_columns
 from isthmus.data.tables.columns import named
+from isthmus.data.tables.coordinates import Coordinates
 from isthmus.data.tables.files import explained, explained_table, shown_path
 from isthmus.data.tables.indices import without_index
 from isthmus.data.tables.schema import Schema
@@ -240,13 +241,20 @@ class Stream:
 
     @classmethod
     def learn(
-        cls, table: Parquet, target: Sequence[str] = (), *, most: int = SAMPLE_ROWS, seed: int = 0
+        cls,
+        table: Parquet,
+        target: Sequence[str] = (),
+        coordinates: Coordinates | None = None,
+        *,
+        most: int = SAMPLE_ROWS,
+        seed: int = 0,
     ) -> tuple[Stream, list[str]]:
         """Draw the sample, and learn from it how each column is encoded.
 
         Args:
             table: the files.
             target: names of the context columns.
+            coordinates: which columns say where on a known surface a row is, see `Schema.learn`.
             most: rows of the sample; fewer where X is wide, see `Parquet.sample`.
             seed: of the sample.
 
@@ -259,7 +267,7 @@ class Stream:
         for name in target:  # before all files are read
             check_known(name, table.columns, "a target that is a column of the table")
         rows, frame = table.sample(most, seed=seed)
-        schema, notes = Schema.learn(without_index(frame), target)
+        schema, notes = Schema.learn(without_index(frame), target, coordinates)
         affordable = _affordable(len(schema.features + schema.context_features))
         if affordable < len(rows):
             keep = np.sort(np.random.default_rng(seed).permutation(len(rows))[:affordable])
