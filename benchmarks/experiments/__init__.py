@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from benchmarks.experiments.couplings import few_rows, plane, ring
+from benchmarks.experiments.couplings import by_moments, few_rows, plane, ring
 from benchmarks.experiments.earth import places
 from benchmarks.experiments.gradients import gradient_cosines
 from benchmarks.experiments.hutchinson import hutchinson_variance
@@ -14,6 +14,7 @@ from benchmarks.experiments.toy_pathology import pathology
 __all__ = ["EXPERIMENTS", "Row"]
 
 EXPERIMENTS: dict[str, Callable[[Spec, int], Iterable[Row]]] = {
+    "by_moments": by_moments,
     "few_rows": few_rows,
     "gradient_quality": gradient_cosines,
     "hutchinson_variance": hutchinson_variance,

@@ -80,14 +80,18 @@ class Scale(Bijection):
 
 
 class Orthogonal(Bijection):
-    """A rotation, `y = exp(A - A^T) x`, the identity untrained (zuko).
+    """A rotation, `y = exp(A - A^T) x` (zuko), a random one untrained.
+
+    Couplings along the axes cannot begin to learn a law that is symmetric about them, and from the identity a rotation
+    would not leave them: of a uniform square affine couplings learn no more than a normal law, with rotations between
+    them nearly all.
 
     Args:
         columns: D.
 
     Example:
         >>> layer, x = Orthogonal(3), torch.randn(4, 3)
-        >>> torch.allclose(layer()(x), x)
+        >>> torch.allclose(layer()(x).norm(dim=1), x.norm(dim=1))
         True
     """
 
@@ -95,7 +99,7 @@ class Orthogonal(Bijection):
 
     def __init__(self, columns: int) -> None:
         super().__init__()
-        self.generator = nn.Parameter(torch.zeros(columns, columns))
+        self.generator = nn.Parameter(torch.randn(columns, columns))
 
     def forward(self, c: Context = None) -> Transform:
         """Return the transform."""
