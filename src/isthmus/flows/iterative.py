@@ -1,5 +1,6 @@
 """The proof that affine couplings can learn every law, as an estimator: layers by moments, without gradients."""
 
+import math
 from typing import Annotated, ClassVar, NamedTuple, final
 
 import torch
@@ -22,7 +23,6 @@ _ROWS_EACH = 30  # in a bin
 _CHOOSING_NUMBERS = 200_000  # of the rows among which a direction is chosen
 _JUDGING = 5  # one row in so many decides where to stop
 _PATIENCE = 12  # layers in a row without gain on them
-_SURE = 1.0  # standard errors that the gain of a column must reach to be moved
 
 
 class _Choice(NamedTuple):
@@ -123,8 +123,7 @@ class IterativeFlow(WholeSpace):
         fitted, judge = (Rows(self.transform.whitening()(part.x), part.c) for part in (fitted, judge))
         best, used, total = _score(judge.x), 0, 0.0
         for number, layer in enumerate(self.transform.steps, 1):
-            if not self._set(layer.to(torch.float64), fitted):  # type: ignore[arg-type]
-                break
+            self._set(layer.to(torch.float64), fitted)  # type: ignore[arg-type]
             fitted, _ = _moved(layer, fitted)
             judge, log_det = _moved(layer, judge)
             total += log_det
@@ -135,16 +134,15 @@ class IterativeFlow(WholeSpace):
         self.transform.used.fill_(used)
         self.transform.to(like)
 
-    def _set(self, layer: MomentCoupling, rows: Rows) -> bool:
-        """Set a layer by rows; return whether any direction gains."""
+    def _set(self, layer: MomentCoupling, rows: Rows) -> None:
+        """Set a layer by rows; it stays the identity where no direction gains."""
         some = rows.thinned(_CHOOSING_NUMBERS // self.data_dim)
         choice = max((self._tried(some) for _ in range(self.directions)), key=lambda choice: choice.gain)
         if choice.gain <= 0:
-            return False
+            return
         b, a = _split(rows, choice.direction, choice.weights)
         moments = conditional_moments(b, a, bins_for(len(rows), self.bins, _ROWS_EACH))
         layer.set(choice.direction, choice.weights, moments, step=self.step, active=choice.active)
-        return True
 
     def _tried(self, rows: Rows) -> _Choice:
         """Return a random direction with its cross-fitted gain."""
@@ -154,7 +152,7 @@ class IterativeFlow(WholeSpace):
         b, a = _split(rows, direction, weights)
         gain = cross_fitted_gain(b, a, bins_for(len(rows) // 2, self.bins, _ROWS_EACH))
         mean, error = gain.mean(0), gain.std(0) / len(rows) ** 0.5
-        active = mean > _SURE * error
+        active = mean > (2 * math.log(self.data_dim)) ** 0.5 * error  # so high does no noise of so many columns reach
         return _Choice(direction, weights, active, float(mean[active].sum()))
 
 
