@@ -24,7 +24,7 @@ The divergence of a law from a flow is that of the law of the codes z from the n
 
 References:
     Draxler, Wahl, Schnörr, Köthe (2024), arXiv 2402.06578; Draxler, Schnörr, Köthe (2022), arXiv 2210.14032. The
-    formulas of p_VP and KL_VP are derived in docs/theory.md.
+    formulas of p_VP and KL_VP are derived on the page on theory.
 """
 
 import math
