@@ -4,7 +4,7 @@
 
 `docs/reproduction.md` is written whole, from the suites. Elsewhere it is blocks between `<!-- mark -->` and
 `<!-- end -->`: `defaults` in `docs/defaults.md`, `speed` and `probed` in `docs/speed.md`, `numbers` in `README.md` and
-`docs/index.md`.
+`docs/index.md`, and suites by their names in `docs/known_surfaces.md`, which are left out of the first page.
 `--check` writes nothing, and fails where a page is not what the results say.
 """
 
@@ -30,6 +30,7 @@ FIGURES = {
     "images_conditional": "Digits and clothing that the default drew, a line for each class that it was asked for",
     "speed_curves": "Time and memory of steps and of both changes of volume against d, D, batch and probes",
 }
+SURFACES = ("stretch_cost", "inference", "penalty_path", "coverage", "chains", "earth")
 SHOWN = {
     "isthmus": "isthmus",
     "ppca": "probabilistic PCA",
@@ -56,7 +57,7 @@ networks. Data are standardised, likelihoods are nats a row.
 def reproduction() -> str:
     """The page of all suites that have results."""
     parts = [HEAD]
-    for name in names():
+    for name in sorted({*names()} - {*SURFACES}):
         file = RESULTS / f"{name}.jsonl"
         if file.exists():
             head, *rest = page(Suite.read(name), file, markdown).split("\n\n")
@@ -104,11 +105,24 @@ def with_speed(page: str) -> str:
     return placed(placed(page, "speed", block), "probed", probed)
 
 
+def with_surfaces(page: str) -> str:
+    """`docs/known_surfaces.md` with the tables of its suites as they are now, and what the runs took."""
+    for name in SURFACES:
+        suite = Suite.read(name)
+        found = Found(suite, RESULTS / f"{name}.jsonl")
+        hours = sum(record["seconds"] for record in found.records) / 3600
+        shown = [f"{title}.\n\n{markdown(rows)}" for title, rows in tables(found, suite.record["tables"])]
+        runs = f"Budget: {suite.record['budget']} {len(found.records)} runs, {hours:.1f} hours."
+        page = placed(page, name, "\n\n".join([runs, *shown, *found.failures()]))
+    return page
+
+
 def pages() -> dict[Path, str]:
     """Every page that holds results, as it should be."""
-    file, fast = DOCS / "defaults.md", DOCS / "speed.md"
+    file, fast, surfaces = DOCS / "defaults.md", DOCS / "speed.md", DOCS / "known_surfaces.md"
     shown = {page: with_numbers(page.read_text()) for page in (DOCS.parent / "README.md", DOCS / "index.md")}
     shown |= {file: with_defaults(file.read_text()), fast: with_speed(fast.read_text())}
+    shown |= {surfaces: with_surfaces(surfaces.read_text())}
     return {DOCS / "reproduction.md": reproduction(), **shown}
 
 

@@ -29,7 +29,8 @@ from isthmus.networks import mlp_pair
 from isthmus.volume import encoder_surrogate, orthonormal_probes
 
 SUITES = {"toy_pathology", "hutchinson_variance", "gradient_quality", "singular_values", "part_probed", "earth"}
-RUNS = {"earth": 3}  # each of its laws has figures of its own
+SUITES |= {"stretch_cost", "inference", "coverage"}
+RUNS = {"earth": 4}  # each of its laws has figures of its own
 
 
 class Circle(nn.Module):
@@ -313,11 +314,14 @@ def test_mixtures_on_the_sphere_are_normalised_and_find_their_components():
     torch.testing.assert_close(found.log_weights[order].exp(), truth.log_weights.exp(), rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("law", ["mixture", "kernel", "manifold"])
+@pytest.mark.parametrize("law", ["mixture", "kernel", "manifold", "hypersurface"])
 def test_laws_of_places_are_scored_near_the_truth(law):
     (run,) = (run for run in Suite.read("earth").runs(quick=True) if run.cell["law"] == law)
-    longer = {"recipe": {"training": {"max_steps": 150}, "flow": {"network": {"width": 32}}}}
-    spec = merged(run.spec, longer if law == "manifold" else {}, {"data": {"n_train": 1000, "n_test": 500}})
+    longer = {
+        "manifold": {"recipe": {"training": {"max_steps": 150}, "flow": {"network": {"width": 32}}}},
+        "hypersurface": {"recipe": {"training": {"max_steps": 100}, "flow": {"transforms": 2, "width": 16}}},
+    }
+    spec = merged(run.spec, longer.get(law, {}), {"data": {"n_train": 1000, "n_test": 500}})
     ((_, values),) = EXPERIMENTS["places"](spec, 0)
     truth = float(
         DATASETS["sphere"](noise=0.0, n_test=500).manifold_log_prob(DATASETS["sphere"](noise=0.0).test).mean()

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import bisect
 from scipy.special import ive
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import lars_path
@@ -149,16 +150,26 @@ def diabetes(*columns):
     return (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
 
 
-@pytest.mark.soak
-def test_the_mode_follows_the_path_of_the_lasso():
-    X, y = diabetes(2, 3, 8)
-    path = PenaltyPath(p=1, mode=True, training={"max_steps": 600}, flow=SMALL, random_state=0).fit(X, y)
+def lasso(X, y, level):
     _, _, corners = lars_path(X, y, method="lasso")
     sizes = np.abs(corners).sum(0)
-    for share in (0.3, 0.6, 0.9):
+    return [np.interp(level, sizes, coefficient) for coefficient in corners]
+
+
+def ridge(X, y, level):
+    """By bisection for the multiplier with which the coefficients have the length asked for."""
+    solve = lambda v: np.linalg.solve(X.T @ X + v * np.eye(X.shape[1]), X.T @ y)  # noqa: E731
+    return solve(bisect(lambda v: np.linalg.norm(solve(v)) - level, 0.0, 1e6))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("p", "optimum"), [(1, lasso), (2, ridge)])
+def test_the_mode_follows_the_optimum_at_every_level(p, optimum):
+    X, y = diabetes(2, 3, 8)
+    path = PenaltyPath(p=p, mode=True, training={"max_steps": 600}, flow=SMALL, random_state=0).fit(X, y)
+    for share in (0.1, 0.3, 0.6, 0.9):
         level = share * path.highest_
-        expected = [np.interp(level, sizes, coefficient) for coefficient in corners]
-        np.testing.assert_allclose(path.path([level]).mean[0], expected, atol=0.02)
+        np.testing.assert_allclose(path.path([level]).mean[0], optimum(X, y, level), atol=0.02)
 
 
 def test_the_posterior_on_a_sphere_is_that_of_quadrature():
