@@ -189,14 +189,14 @@ def by_moments(spec: Spec, seed: int) -> Iterable[Row]:
     """Fit the iterative flow to a table of `benchmarks.defaults`, split and scored as there.
 
     Args:
-        spec: `table`, and `recipe`, sections beside `flow: {kind: iterative}`.
+        spec: `table`; `flow`, options of the iterative flow; `recipe`, the other sections.
         seed: of the split and of the fit.
 
     Returns:
         One row: log_likelihood (nats, standardised columns, held-out rows) with standard_error, layers in use, seconds.
     """
     split = table(spec["table"], seed)
-    recipe = Recipe().update(seed=seed, flow={"kind": "iterative"}, **spec["recipe"])
+    recipe = Recipe().update(seed=seed, flow={"kind": "iterative", **spec.get("flow", {})}, **spec["recipe"])
     fitted, record = fitted_record(split.raw, recipe)
     scores = scored(fitted, split)
     values = {name: scores[name] for name in ("log_likelihood", "standard_error")}

@@ -56,6 +56,7 @@ _BINS, _ROWS_EACH = 24, 30
 _FOLDS = 3
 _AXES = 16  # columns that are tried as directions, beside random ones
 _COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
+_RIDGES = (1e-4, 1e-2, 0.1, 1.0)  # shares of the mean variance
 _MASS = 0.01  # that a grid may lack
 
 
@@ -271,12 +272,12 @@ def _limit(
     points: Tensor, log_p: Tensor, log_volume: Tensor, mass: Tensor, D: int, *, sampled: bool
 ) -> VolumePreservingLimit:
     log_ball = D / 2 * math.log(math.pi) - math.lgamma(D / 2 + 1)
-    squares = (2 / D * (log_volume - log_ball)).exp()  # rho^2
+    log_squares = 2 / D * (log_volume - log_ball)  # log rho^2
     inside = mass > 0
-    second = float((mass * squares)[inside].sum())
+    log_second = float((mass.log() + log_squares)[inside].logsumexp(0))
     entropy = -float((mass * log_p)[inside].sum())
-    divergence = D / 2 * (math.log(2 * math.pi * math.e) + math.log(second / D)) - entropy
-    log_density = D / 2 * math.log(D / (2 * math.pi * second)) - D / (2 * second) * squares
+    divergence = D / 2 * (math.log(2 * math.pi * math.e) + log_second - math.log(D)) - entropy
+    log_density = D / 2 * (math.log(D / (2 * math.pi)) - log_second - (log_squares - log_second).exp())
     error = float((log_p - log_density).std()) / len(points) ** 0.5 if sampled else 0.0
     return VolumePreservingLimit(divergence, error, entropy, points, log_density)
 
@@ -285,10 +286,10 @@ def _mixture(rows: Tensor, seed: int) -> LogDensity:
     """Return the log density of the Gaussian mixture that every third row, held out, finds likeliest."""
     held_out = torch.arange(len(rows)) % 3 == 0
     learn, judge = rows[~held_out].to(torch.float64), rows[held_out].to(torch.float64).numpy()
-    ridge = 1e-4 * float(rows.var(0).mean())
-    fitted = [
-        gaussian_mixture(learn, K, ridge=ridge, seed=seed) for K in _COMPONENTS if len(learn) >= 4 * K * rows.shape[1]
-    ] or [gaussian_mixture(learn, 1, ridge=ridge, seed=seed)]
+    spread = float(rows.var(0).mean())
+    counts = [K for K in _COMPONENTS if len(learn) >= 4 * K * rows.shape[1]]
+    choices = [(K, _RIDGES[0]) for K in counts] or [(1, ridge) for ridge in _RIDGES]  # of few rows a ridge is chosen
+    fitted = [gaussian_mixture(learn, K, ridge=ridge * spread, seed=seed) for K, ridge in choices]
     best = max(fitted, key=lambda mixture: float(mixture.score(judge)))
     return lambda x: torch.from_numpy(best.score_samples(x.to(torch.float64).numpy()))
 
