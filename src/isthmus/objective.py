@@ -91,8 +91,8 @@ class Objective(ABC):
 
     @classmethod
     def serves(cls, kind: type[Flow]) -> bool:
-        """Return whether flows of a kind can be trained by this objective."""
-        return issubclass(kind, cls.needs)
+        """Return whether flows of a kind can be trained by this objective; one that only `start` fits, by no other."""
+        return issubclass(kind, cls.needs) and (kind.objective != "start" or not cls.steps)
 
     def score(self, flow: Flow, held_out: Rows) -> dict[str, float]:
         """Return what held-out rows say of a flow in training: `log_density`, which decides, and other figures.
@@ -319,7 +319,7 @@ class Likelihood(Objective):
     @classmethod
     def serves(cls, kind: type[Flow]) -> bool:
         """Return whether the log density of flows of a kind is exact and one of rows."""
-        return kind.exact
+        return super().serves(kind) and kind.exact
 
     def __call__(self, flow: Flow, x: Float[Tensor, "batch D"], c: Context = None, weight: Weight = 1.0) -> Terms:
         """Return per-row terms at data `x` (batch, D); the weight of the warm-up is of no effect."""

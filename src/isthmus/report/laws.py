@@ -75,7 +75,7 @@ def render_path(
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
         >>> fitted = PenaltyPath(training={"max_steps": 5}, restarts=0, random_state=0).fit(X[:, :2], y)
-        >>> path = fitted.path([0.1, 0.2])
+        >>> path = fitted.path([0.05, 0.1])
         >>> "Penalty path of y" in render_path(fitted, path, ["age", "sex"], penalty="l1", response="y")
         True
     """
